@@ -1,0 +1,238 @@
+"""Where to listen: addresses as Postfix writes them, and Twisted's own descriptions."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import re
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.internet import tcp, unix
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.python.failure import Failure
+
+_INET = re.compile(r"inet:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
+_UNIX = re.compile(r"unix:(?P<path>/.*?)(?P<options>(?::(?:mode|user|group)=[^:]*)*)")
+_SYSTEMD = re.compile(r"systemd:domain=(?P<domain>UNIX|INET|INET6):(?:index=(?P<index>[0-9]+)|name=(?P<name>[^:]+))")
+
+
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+
+
+def backlog() -> int:
+    """Give the longest queue of connections to be accepted that the kernel allows.
+
+    Postfix connects to a UNIX socket without waiting: when the queue is full, its look-up fails.
+    """
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text())
+    except (OSError, ValueError):
+        return socket.SOMAXCONN
+
+
+class AdoptedUnixPort(unix.Port):
+    """A port on a UNIX socket that somebody else made and looks after.
+
+    Twisted's own changes the mode of an inherited socket, shortens its queue and unlinks it in the end (twisted#10261).
+    """
+
+    def __init__(self, listening: socket.socket, factory: IProtocolFactory, reactor: Any) -> None:
+        """Take a socket that is bound and listens."""
+        super().__init__(listening.getsockname(), factory, reactor=reactor)
+        self._listening = listening
+        self._factory = factory
+        self._shouldShutdown = False  # shutdown(2) would end it for whoever else has it
+
+    def startListening(self) -> None:
+        """Begin to accept connections."""
+        self._listening.setblocking(False)
+        self._factory.doStart()
+        self.connected = True
+        self.socket = self._listening
+        self.fileno = self._listening.fileno  # type: ignore[method-assign] # (as Twisted does)
+        self.numberAccepts = 100
+        self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Stop; the file stays."""
+        tcp.Port.connectionLost(self, reason)
+
+
+@attrs.frozen
+class TcpAddress:
+    """``inet:host:port``."""
+
+    text: str
+    host: str
+    port: int
+
+    def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+        """Begin to listen, or raise CannotListenError."""
+        port: IListeningPort = reactor.listenTCP(self.port, factory, backlog(), self.host)
+        return port
+
+
+@attrs.frozen
+class UnixAddress:
+    """``unix:/path``, with ``:mode=660``, ``:user=name``, ``:group=name`` where wanted."""
+
+    text: str
+    path: str
+    mode: int = 0o666
+    user: int = -1
+    group: int = -1
+
+    def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+        """Begin to listen, or raise CannotListenError. A stale socket is replaced."""
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._remove_stale()
+            # Nobody gets in before the mode is right.
+            before = os.umask(0o777)
+            try:
+                listening.bind(self.path)
+            finally:
+                os.umask(before)
+            os.chown(self.path, self.user, self.group)
+            Path(self.path).chmod(self.mode)
+            listening.listen(backlog())
+        except OSError as error:
+            listening.close()
+            raise CannotListenError(None, self.path, error) from error
+        port = _OwnUnixPort(listening, factory, reactor)
+        port.startListening()
+        return port
+
+    def _remove_stale(self) -> None:
+        try:
+            mode = os.lstat(self.path).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise FileExistsError(errno.EEXIST, "the file exists and is not a socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(self.path)
+            except ConnectionRefusedError:
+                Path(self.path).unlink()
+                return
+            except BlockingIOError:
+                pass
+        raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+class _OwnUnixPort(AdoptedUnixPort):
+    """A port on a UNIX socket of our own."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Stop, and remove the file, unless the directory belongs to somebody else: it is replaced at the next start."""
+        path = self._listening.getsockname()
+        super().connectionLost(reason)
+        with suppress(OSError):
+            Path(path).unlink()
+
+
+@attrs.frozen
+class SystemdAddress:
+    """``systemd:domain=UNIX:index=0`` or ``...:name=...``: a socket inherited by socket activation, sd_listen_fds(3)."""
+
+    text: str
+    domain: str
+    descriptor: int
+
+    def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+        """Begin to accept; the socket is neither changed nor unlinked."""
+        if self.domain != "UNIX":
+            family = socket.AF_INET if self.domain == "INET" else socket.AF_INET6
+            os.set_blocking(self.descriptor, False)
+            adopted: IListeningPort = reactor.adoptStreamPort(self.descriptor, family, factory)
+            return adopted
+        listening = socket.fromfd(self.descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
+        port = AdoptedUnixPort(listening, factory, reactor)
+        port.startListening()
+        return port
+
+
+@attrs.frozen
+class TwistedAddress:
+    """Any other server endpoint description of Twisted's."""
+
+    text: str
+
+    def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+        """Begin to listen, or raise CannotListenError."""
+        results: list[Any] = []
+        serverFromString(reactor, self.text).listen(factory).addBoth(results.append)
+        if not results:
+            raise CannotListenError(None, self.text, "it does not listen at once")
+        if isinstance(results[0], Failure):
+            results[0].raiseException()
+        port: IListeningPort = results[0]
+        return port
+
+
+ListenAddress = TcpAddress | UnixAddress | SystemdAddress | TwistedAddress
+
+
+def parse(text: str, reactor: Any) -> ListenAddress:
+    """Read an address to listen on.
+
+    ``inet:host:port``, ``inet:[address]:port``, ``unix:/path`` with options as :class:`UnixAddress` has them,
+    ``systemd:domain=UNIX:index=0``, or a server endpoint description of Twisted's (``tcp:10020:interface=127.0.0.1``).
+
+    :raises ValueError: anything else, an unknown user or group, a socket that systemd did not pass; with the reason.
+    """
+    kind = text.partition(":")[0]
+    if kind == "inet":
+        return _parse_inet(text)
+    if kind == "unix":
+        return _parse_unix(text)
+    if kind == "systemd":
+        return _parse_systemd(text)
+    serverFromString(reactor, text)
+    return TwistedAddress(text)
+
+
+def _parse_inet(text: str) -> TcpAddress:
+    match = _INET.fullmatch(text)
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise ValueError(f"{text!r}: write inet:host:port, or inet:[address]:port for IPv6")
+    return TcpAddress(text, match["literal"] or match["host"], int(match["port"]))
+
+
+def _parse_unix(text: str) -> UnixAddress:
+    match = _UNIX.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r}: write unix:/path, for example unix:/run/socketmap-memcache/socketmap.sock:mode=660")
+    options = dict(option.split("=", 1) for option in match["options"].split(":")[1:])
+    try:
+        mode = int(options.get("mode", "666"), 8)
+        user = pwd.getpwnam(options["user"]).pw_uid if "user" in options else -1
+        group = grp.getgrnam(options["group"]).gr_gid if "group" in options else -1
+    except ValueError:
+        raise ValueError(f"{text!r}: the mode must be octal, like 660") from None
+    except KeyError as error:
+        raise ValueError(f"{text!r}: {error.args[0]}") from None
+    return UnixAddress(text, match["path"], mode, user, group)
+
+
+def _parse_systemd(text: str) -> SystemdAddress:
+    match = _SYSTEMD.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r}: write systemd:domain=UNIX:index=0 (or INET, INET6; or name=...)")
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    passed = int(os.environ.get("LISTEN_FDS", "0")) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
+    index = names.index(match["name"]) if match["name"] in names else int(match["index"] or passed)
+    if index >= passed:
+        raise ValueError(f"{text!r}: systemd passed {passed} sockets, and not this one (sd_listen_fds(3))")
+    return SystemdAddress(text, match["domain"], _FIRST_PASSED + index)

@@ -1,0 +1,85 @@
+"""The socketmap_table(5) server: Postfix asks, tables answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
+from socketmap_memcache.listeners.stream import Request, StreamConnection, StreamFactory
+from socketmap_memcache.protocols import socketmap
+from socketmap_memcache.protocols.netstring import NetstringReader
+from socketmap_memcache.protocols.socketmap import NOTFOUND, REQUEST_LIMIT, SocketmapError
+from socketmap_memcache.tables.interface import ITable
+
+#: Map names that are remembered, once logged, so as not to be logged again.
+_UNKNOWN_MAPS_LIMIT = 100
+
+
+class SocketmapConnection(StreamConnection):
+    """One Postfix process."""
+
+    factory: SocketmapFactory
+
+    def __init__(self) -> None:
+        """Make a connection that is not connected yet."""
+        super().__init__(NetstringReader(REQUEST_LIMIT))
+
+    def request_received(self, payload: bytes, request: Request) -> None:
+        """Look up a key."""
+        try:
+            name, key = socketmap.parse_request(payload)
+        except SocketmapError as error:
+            self.reply(request, socketmap.permanent_error(str(error)))
+            return
+        table = self.factory.tables.get(name)
+        if table is None:
+            self.reply(request, self.factory.unknown_map(name, self))
+            return
+        table.lookup(key).addCallbacks(
+            self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,)
+        )
+
+    def _answer(self, value: bytes | None, request: Request) -> None:
+        self.reply(request, NOTFOUND if value is None else socketmap.found(value))
+
+    def _failed(self, failure: Failure, request: Request) -> None:
+        error = failure.value
+        if isinstance(error, LookupTimeout):
+            reply = socketmap.timeout_error(str(error))
+        elif isinstance(error, PermanentError):
+            reply = socketmap.permanent_error(str(error))
+        elif isinstance(error, TableError):
+            reply = socketmap.temporary_error(str(error))
+        else:
+            self.log.failure("a look-up failed in an unforeseen way; answered TEMP", failure)
+            reply = socketmap.temporary_error("internal error, see the log of socketmap-memcache")
+        self.reply(request, reply)
+
+
+class SocketmapFactory(StreamFactory):
+    """Serves maps to any number of clients.
+
+    :ivar tables: the maps by name; may be replaced at any time: requests that come later use the new ones.
+    """
+
+    kind = "socketmap"
+    protocol = SocketmapConnection
+
+    def __init__(self, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float) -> None:
+        """Make a listener without connections."""
+        super().__init__(reactor, idle_timeout)
+        self.tables = tables
+        self._unknown_maps: set[bytes] = set()
+
+    def unknown_map(self, name: bytes, connection: StreamConnection) -> bytes:
+        """Make the reply to a request for a map that is not served, and log the name when it is new."""
+        reason = f"map {name[:100].decode(errors='replace')!r} is not served here; see tables in the configuration"
+        if name not in self._unknown_maps and len(self._unknown_maps) < _UNKNOWN_MAPS_LIMIT:
+            self._unknown_maps.add(name)
+            connection.log.warn(
+                "socketmap client {peer}: {reason} (logged once a name)", peer=connection.peer(), reason=reason
+            )
+        return socketmap.permanent_error(reason)

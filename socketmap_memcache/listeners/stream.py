@@ -1,0 +1,260 @@
+"""What all listeners share: replies in the order of the requests, limits, idle time, drain."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol as Structure
+from typing import cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.prompt_writer import PromptWriter
+
+#: Requests of one client that may wait for their replies; then no more is read from it. Postfix has one at a time.
+IN_FLIGHT_LIMIT = 1000
+
+#: An idle client is found at the latest after the idle time and this part of it more.
+_TICKS = 4
+
+
+class RequestReader(Structure):
+    """A codec's reading side."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+
+    def next_payload(self) -> bytes | None:
+        """Give the next whole request, or ``None`` until more is fed; raises :class:`ProtocolError` of garbage."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether bytes are held."""
+
+
+class Request:
+    """The place of a request in the order of its connection.
+
+    :ivar reply: the bytes of its reply, once they are known.
+    """
+
+    __slots__ = ("reply",)
+
+    def __init__(self) -> None:
+        self.reply: bytes | None = None
+
+
+class _StreamTransport(ITCPTransport, IPushProducer):
+    """What a transport of Twisted's, TCP or UNIX, provides."""
+
+
+@implementer(IHalfCloseableProtocol)
+class StreamConnection(Protocol):
+    """A client's connection. A subclass says how requests look and what to do with each.
+
+    Nothing is read from a client while :data:`IN_FLIGHT_LIMIT` of its requests wait, or while it does not read its
+    replies; so what one client can make the process hold is bounded.
+    """
+
+    factory: StreamFactory
+    log = Logger()
+
+    def __init__(self, reader: RequestReader) -> None:
+        """Make a connection that is not connected yet."""
+        self._reader = reader
+        self._requests: deque[Request] = deque()
+        self._paused = False
+        self._closing = False
+        self._ticks = 0
+
+    def request_received(self, payload: bytes, request: Request) -> None:
+        """Handle a request: now or later, once, call :meth:`reply`."""
+        raise NotImplementedError
+
+    def reply(self, request: Request, reply: bytes) -> None:
+        """Answer a request. It is sent when all requests before it have been answered; if the client left, never."""
+        request.reply = reply
+        requests = self._requests
+        if not requests or requests[0] is not request:
+            return
+        requests.popleft()
+        if requests:
+            replies = [reply]
+            while requests and requests[0].reply is not None:
+                replies.append(cast(bytes, requests.popleft().reply))
+            reply = b"".join(replies)
+        self._writer.write(reply)
+        if self._closing:
+            self._close_when_answered()
+        elif self._paused:
+            self._resume_if_possible()
+
+    def peer(self) -> str:
+        """Name the client, for the log."""
+        return str(self._transport.getPeer())
+
+    # The transport's side.
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
+        self._transport = cast(_StreamTransport, self.transport)
+        self._writer = PromptWriter(self._transport, self._pause, self._resume_if_possible)
+        self.factory.connections.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Handle the requests that are whole now."""
+        self._reader.feed(data)
+        if not self._paused:
+            self._handle_requests()
+
+    def readConnectionLost(self) -> None:
+        """Hear that the client sends no more, but may still read."""
+        self.finish()
+
+    def writeConnectionLost(self) -> None:
+        """Hear that the client's end is closed; the reading side will tell."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget the client. Postfix closes connections as it likes, so this is no news."""
+        self._requests.clear()
+        self._closing = True
+        self.factory.forget(self)
+
+    # Reading, and its pauses.
+
+    def _handle_requests(self) -> None:
+        try:
+            while not self._closing:
+                if self._writer.full or len(self._requests) >= IN_FLIGHT_LIMIT:
+                    self._pause()
+                    return
+                payload = self._reader.next_payload()
+                if payload is None:
+                    return
+                self._ticks = 0
+                request = Request()
+                self._requests.append(request)
+                self.request_received(payload, request)
+        except ProtocolError as error:
+            self.log.warn(
+                "{kind} client {peer}: {error}; connection closed",
+                kind=self.factory.kind,
+                peer=self.peer(),
+                error=error,
+            )
+            self.finish()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._closing:
+            self._paused = True
+            self._transport.pauseProducing()
+
+    def _resume_if_possible(self) -> None:
+        if self._closing or not self._paused or self._writer.full or len(self._requests) > IN_FLIGHT_LIMIT // 2:
+            return
+        self._paused = False
+        self._transport.resumeProducing()
+        self._handle_requests()
+
+    # The end.
+
+    def tick(self) -> None:
+        """Count a quarter of the idle time; only a whole request (and not: a byte of one) starts the count again."""
+        if self._requests and not self._writer.full:
+            return
+        self._ticks += 1
+        if self._ticks > _TICKS:
+            if self._reader.partial or self._writer.full:
+                self.log.warn("{kind} client {peer}: stalled; closed", kind=self.factory.kind, peer=self.peer())
+            self._transport.abortConnection()
+
+    def finish(self) -> None:
+        """Answer what has been asked, then close."""
+        if not self._closing:
+            self._transport.pauseProducing()
+            self._closing = True
+            self._close_when_answered()
+
+    def _close_when_answered(self) -> None:
+        if not self._requests:
+            self._writer.close()
+
+    def abort(self) -> None:
+        """Close now."""
+        self._transport.abortConnection()
+
+
+class StreamFactory(ServerFactory):
+    """A listener: makes connections, and looks after all of them.
+
+    :cvar kind: the protocol's name, for the log.
+    :ivar connections: those that are open.
+    """
+
+    kind = "stream"
+    noisy = False
+
+    def __init__(self, reactor: IReactorTime, idle_timeout: float) -> None:
+        """Make a listener without connections.
+
+        :param idle_timeout: seconds after which a client that completes no request is disconnected.
+        """
+        self.connections: set[StreamConnection] = set()
+        self._drained: Deferred[None] | None = None
+        self._idle_timeout = idle_timeout
+        self._ticker = LoopingCall(self._tick)
+        self._ticker.clock = reactor
+
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds after which a client that completes no request is disconnected; may be set at any time."""
+        return self._idle_timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float) -> None:
+        self._idle_timeout = seconds
+        if self._ticker.running:
+            self._ticker.stop()
+            self.startFactory()
+
+    def startFactory(self) -> None:
+        """Begin to look for idle clients."""
+        self._ticker.start(self._idle_timeout / _TICKS, now=False)
+
+    def stopFactory(self) -> None:
+        """Hear that the last port is closed; connections may still be open."""
+
+    def _tick(self) -> None:
+        for connection in list(self.connections):
+            connection.tick()
+
+    def forget(self, connection: StreamConnection) -> None:
+        """Hear that a connection is closed."""
+        self.connections.discard(connection)
+        if self._drained is not None and not self.connections:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def drain(self) -> Deferred[None]:
+        """Finish all connections; fires when they are closed."""
+        if self._ticker.running:
+            self._ticker.stop()
+        if not self.connections:
+            return succeed(None)
+        self._drained = Deferred()
+        drained = self._drained
+        for connection in list(self.connections):
+            connection.finish()
+        return drained
+
+    def abort(self) -> None:
+        """Close all connections now."""
+        for connection in list(self.connections):
+            connection.abort()

@@ -1,0 +1,142 @@
+"""One pipelined connection to a memcached: commands in, replies matched with them in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import cast
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from socketmap_memcache.errors import TemporaryError
+from socketmap_memcache.memcache.command import Command, CommandRefusedError
+from socketmap_memcache.prompt_writer import PromptWriter
+from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
+
+
+class MemcacheConnection(Protocol):
+    """A connection that is used until the first thing goes wrong on it.
+
+    :ivar in_flight: the commands that have no reply yet, the oldest first.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        reactor: IReactorTime,
+        on_failed: Callable[[Command, TemporaryError], None],
+        on_lost: Callable[[MemcacheConnection, list[Command], list[Command], TemporaryError], None],
+    ) -> None:
+        """Make a connection that is not connected yet.
+
+        :param server: its name, for errors.
+        :param on_failed: called with a command whose try has failed, and why; the connection goes on.
+        :param on_lost: called once, at the end of the connection, with the commands whose try has failed, those that
+            only happened to be on the same connection, and the reason.
+        """
+        self._server = server
+        self._reactor = reactor
+        self._on_failed = on_failed
+        self._on_lost = on_lost
+        self._reader = ReplyReader()
+        self._unsent: list[bytes] = []
+        self._usable = True
+        self.in_flight: deque[Command] = deque()
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
+        self._transport = cast(ITCPTransport, self.transport)
+        if not isinstance(self._transport.getPeer(), UNIXAddress):
+            self._transport.setTcpNoDelay(True)
+            self._transport.setTcpKeepAlive(True)
+        self._writer = PromptWriter(self._transport)
+
+    def send(self, command: Command) -> None:
+        """Put a command on its way. What is sent in one reactor turn leaves in one write, but for the first of it."""
+        if not self.in_flight:
+            self.in_flight.append(command)
+            self._writer.write(command.wire)
+            return
+        self.in_flight.append(command)
+        self._unsent.append(command.wire)
+        if len(self._unsent) == 1:
+            self._reactor.callLater(0, self._flush)
+
+    def _flush(self) -> None:
+        if self._usable:
+            self._writer.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Match what has come with the commands in flight."""
+        if not self._usable:
+            return
+        reader, in_flight = self._reader, self.in_flight
+        reader.feed(data)
+        try:
+            while in_flight:
+                command = in_flight[0]
+                limits = command.limits
+                reply = reader.next_reply(limits.line_size_limit, limits.data_size_limit)
+                if reply is None:
+                    return
+                try:
+                    result = command.result(reply)
+                except CommandRefusedError as refusal:
+                    in_flight.popleft()
+                    self._on_failed(command, self._error(str(refusal)))
+                else:
+                    in_flight.popleft()
+                    command.done.callback(result)
+            if not reader.idle:
+                self.drop(self._error("data that nobody asked for"), ())
+        except MemcacheError as error:
+            self.drop(self._error(str(error)), (in_flight[0],))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Hear that the connection is gone: any command on it may have been the cause."""
+        self._end(self._error(f"connection lost: {reason.getErrorMessage()}"), tuple(self.in_flight))
+
+    def drop(self, error: TemporaryError, blamed: Collection[Command]) -> None:
+        """Close the connection at once, if it still is one.
+
+        :param blamed: the commands that have used up a try; the others in flight may go on elsewhere.
+        """
+        if self._usable:
+            self._transport.abortConnection()
+            self._end(error, blamed)
+
+    def close(self) -> None:
+        """Close the connection, on which nothing is in flight."""
+        self._usable = False
+        self._writer.close()
+
+    def _error(self, text: str) -> TemporaryError:
+        return TemporaryError(f"memcached {self._server}: {text}")
+
+    def _end(self, error: TemporaryError, blamed: Collection[Command]) -> None:
+        if not self._usable:
+            return
+        self._usable = False
+        commands = list(self.in_flight)
+        self.in_flight.clear()
+        finished = self._finished(commands)
+        guilty = frozenset(blamed)
+        self._on_lost(self, [c for c in commands if c in guilty], [c for c in commands if c not in guilty], error)
+        for command, result in finished:
+            command.done.callback(result)
+
+    def _finished(self, commands: list[Command]) -> list[tuple[Command, object]]:
+        """Take the oldest command away where all of its value has come, if not its END: Postfix takes that for a hit."""
+        reply = self._reader.unfinished()
+        if reply is None or not commands:
+            return []
+        try:
+            result = commands[0].result(reply)
+        except MemcacheError:
+            return []
+        return [(commands.pop(0), result)]

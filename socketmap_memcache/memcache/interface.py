@@ -1,0 +1,47 @@
+"""What a cache is to the tables: a memcached, or memory of this process."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+
+@attrs.frozen
+class Limits:
+    """The error controls of memcache_table(5), which each table sets for its own requests.
+
+    :ivar timeout: seconds from the start of a try to its answer; above 0.
+    :ivar max_try: tries in all; at least 1.
+    :ivar retry_pause: seconds between the failure of one try and the start of the next.
+    :ivar line_size_limit: bytes of a reply line, its CR included.
+    :ivar data_size_limit: bytes of a value, read or written.
+    """
+
+    timeout: float = 2
+    max_try: int = 2
+    retry_pause: float = 1
+    line_size_limit: int = 1024
+    data_size_limit: int = 10240
+
+
+class ICache(Interface):
+    """A cache. Keys must pass :func:`socketmap_memcache.protocols.memcache.is_key`.
+
+    Each Deferred fails with :class:`~socketmap_memcache.errors.TemporaryError` (or its child ``LookupTimeout``), and
+    with nothing else, when no try succeeded.
+    """
+
+    name: str = Attribute("The server as Postfix writes it, ``inet:host:port``, ``unix:/path``, or ``memory:``.")
+
+    def get(key: bytes, limits: Limits) -> Deferred[bytes | None]:
+        """Fire with the value, or with ``None`` where there is none (or no more)."""
+
+    def set(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
+        """Store a value. The ttl is memcached's: seconds, 0 for ever, above 30 days a UNIX time, negative already over."""
+
+    def delete(key: bytes, limits: Limits) -> Deferred[bool]:
+        """Delete a key; fires with whether it was there."""
+
+    def close() -> None:
+        """Give up the cache, once: what is under way is still answered, then connections and timers are let go."""

@@ -1,0 +1,74 @@
+"""A cache in this process' memory, for hosts without memcached."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from socketmap_memcache.memcache.interface import ICache, Limits
+
+#: Above this, in seconds, memcached takes a ttl for a UNIX time (its doc/protocol.txt).
+MONTH = 30 * 24 * 3600
+
+#: What an entry costs beside its key and value, in bytes, about: two bytes objects, a tuple and a place in the dict.
+_OVERHEAD = 250
+
+
+@implementer(ICache)
+class MemoryCache:
+    """Keeps what was used last within a bound of bytes, and nothing beyond its ttl."""
+
+    def __init__(self, name: str, size_limit: int, reactor: IReactorTime) -> None:
+        """Make an empty cache.
+
+        :param size_limit: how many bytes all entries together may take, about.
+        :param reactor: whose ``seconds`` are UNIX time.
+        """
+        self.name = name
+        self._size_limit = size_limit
+        self._reactor = reactor
+        self._size = 0
+        self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
+
+    def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
+        """Fire at once; see :class:`ICache`."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return succeed(None)
+        value, end = entry
+        if end <= self._reactor.seconds():
+            self._remove(key)
+            return succeed(None)
+        self._entries.move_to_end(key)
+        return succeed(value)
+
+    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
+        """Store at once; see :class:`ICache`."""
+        self._remove(key)
+        now = self._reactor.seconds()
+        end = float("inf") if ttl == 0 else float(ttl) if ttl > MONTH else now + ttl
+        if end > now:
+            self._entries[key] = (value, end)
+            self._size += len(key) + len(value) + _OVERHEAD
+            while self._size > self._size_limit:
+                self._remove(next(iter(self._entries)))
+        return succeed(None)
+
+    def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
+        """Delete at once; see :class:`ICache`."""
+        return succeed(self._remove(key))
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._size = 0
+
+    def _remove(self, key: bytes) -> bool:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        self._size -= len(key) + len(entry[0]) + _OVERHEAD
+        return True

@@ -1,0 +1,83 @@
+"""Where a memcached is, as memcache_table(5) writes it."""
+
+from __future__ import annotations
+
+import re
+import socket
+from ipaddress import ip_address
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+
+_INET = re.compile(r"(?:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):)?(?P<port>[^:\[\]]+)")
+
+
+@attrs.frozen
+class Server:
+    """The address of a server.
+
+    :ivar name: as it was written; two servers with the same name are one.
+    :ivar host: name or address; empty for a UNIX socket.
+    :ivar port: 1 to 65535; 0 for a UNIX socket.
+    :ivar path: of the UNIX socket, else empty.
+    """
+
+    name: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Server:
+        """Read ``inet:host:port``, ``inet:[address]:port``, ``inet:port`` (on localhost), ``unix:/path``.
+
+        The port may be a name of services(5). ``local:`` is another word for ``unix:``, as with Postfix.
+
+        :raises ValueError: anything else, with the reason.
+        """
+        kind, colon, rest = text.partition(":")
+        if kind in {"unix", "local"} and rest:
+            return cls(text, path=rest)
+        if kind != "inet" or not colon:
+            raise ValueError(f"{text!r} is not a server: write inet:host:port, inet:[address]:port or unix:/path")
+        match = _INET.fullmatch(rest)
+        if match is None:
+            raise ValueError(f"{text!r}: write inet:host:port, or inet:[address]:port for IPv6")
+        return cls(text, host=match["literal"] or match["host"] or "localhost", port=_port(match["port"], text))
+
+    def connect(self, reactor: Any, factory: IProtocolFactory, timeout: float) -> Deferred[Any]:
+        """Connect a protocol of the factory's; fails after ``timeout`` seconds at most, name look-up included."""
+        attempt: Deferred[Any] = self._endpoint(reactor, timeout).connect(factory)
+        # The time limit of Twisted's endpoints leaves out the time that it takes to resolve the name.
+        timer = reactor.callLater(timeout, attempt.cancel)
+
+        def stop_timer(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        return attempt.addBoth(stop_timer)
+
+    def _endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
+        if self.path:
+            return UNIXClientEndpoint(reactor, self.path, timeout=timeout)
+        try:
+            version = ip_address(self.host).version
+        except ValueError:
+            return HostnameEndpoint(reactor, self.host, self.port, timeout=timeout, attemptDelay=0.05)
+        endpoint = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+        return endpoint(reactor, self.host, self.port, timeout=timeout)
+
+
+def _port(text: str, server: str) -> int:
+    if not text.isdecimal():
+        try:
+            return socket.getservbyname(text, "tcp")
+        except OSError:
+            raise ValueError(f"{server!r}: unknown port {text!r}") from None
+    if not 0 < int(text) < 65536:
+        raise ValueError(f"{server!r}: port {text} is not between 1 and 65535")
+    return int(text)

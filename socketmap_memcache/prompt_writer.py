@@ -1,0 +1,94 @@
+"""Writing without waiting for the reactor's next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from socket import socket
+from typing import cast
+
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.tcp import Connection
+from zope.interface import implementer
+
+
+def _nothing() -> None:
+    pass
+
+
+@implementer(IPushProducer)
+class PromptWriter:
+    """Writes to a transport: at once what its socket takes now, and only the rest through the transport's buffer.
+
+    ``transport.write`` alone would register the socket with epoll for each reply, at twice the cost of the whole look-up.
+    It is used for whatever is not a plain socket of Twisted's (TLS, tests). An error of the socket is left for the
+    transport to find, which then closes the connection in its own time: the caller never sees it.
+
+    :ivar full: whether the transport's buffer holds something.
+    """
+
+    __slots__ = ("_on_drained", "_on_full", "_registering", "_socket", "_transport", "full")
+
+    def __init__(
+        self,
+        transport: ITransport,
+        on_full: Callable[[], None] = _nothing,
+        on_drained: Callable[[], None] = _nothing,
+    ) -> None:
+        """Take over the writing side of a transport.
+
+        :param on_full: called when the peer does not read as fast as it is written to.
+        :param on_drained: called when it has caught up.
+        """
+        self._transport = transport
+        self._on_full = on_full
+        self._on_drained = on_drained
+        self._socket: socket | None = None
+        self._registering = False
+        self.full = False
+        if isinstance(transport, Connection) and not transport.TLS:
+            self._socket = transport.getHandle()
+        else:
+            cast(IConsumer, transport).registerProducer(self, True)
+
+    def write(self, data: bytes) -> None:
+        """Write, in order, all of the data."""
+        if self._socket is None or self.full:
+            self._transport.write(data)
+            return
+        try:
+            sent = self._socket.send(data)
+        except OSError:
+            sent = 0
+        if sent < len(data):
+            self._transport.write(data[sent:])
+            self._watch_buffer()
+
+    def close(self) -> None:
+        """Close the connection when all is written."""
+        if self._socket is None:
+            cast(IConsumer, self._transport).unregisterProducer()
+        self._transport.loseConnection()
+
+    def _watch_buffer(self) -> None:
+        # A pull producer is asked for more as soon as it registers, and then when the buffer is empty.
+        self.pauseProducing()
+        self._registering = True
+        cast(IConsumer, self._transport).registerProducer(self, False)
+        self._registering = False
+
+    def pauseProducing(self) -> None:
+        """Hear that the buffer is not empty."""
+        self.full = True
+        self._on_full()
+
+    def resumeProducing(self) -> None:
+        """Hear that the buffer is empty."""
+        if self._registering:
+            return
+        if self._socket is not None:
+            cast(IConsumer, self._transport).unregisterProducer()
+        self.full = False
+        self._on_drained()
+
+    def stopProducing(self) -> None:
+        """Hear that the connection is gone; whoever owns it hears that too."""

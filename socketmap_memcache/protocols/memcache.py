@@ -1,0 +1,185 @@
+"""The classic text protocol of memcached (doc/protocol.txt in its source): commands and replies.
+
+What counts as a reply is what Postfix's own client takes for one (memcache_table(5)).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from socketmap_memcache.errors import ProtocolError
+
+#: A longer key is refused by memcached.
+KEY_LIMIT = 250
+
+_VALUE = re.compile(rb"VALUE ([^ \r\n]+) \d+ (\d{1,10})\r\n")
+_FORBIDDEN = re.compile(rb"[\x00-\x20\x7f]")
+
+
+class MemcacheError(ProtocolError):
+    """The server's reply is not one. What follows on the connection cannot be matched with requests any more."""
+
+
+class Reply(NamedTuple):
+    """One reply.
+
+    :ivar status: its last line, without the line end: ``END``, ``STORED``, ``SERVER_ERROR out of memory``...
+    :ivar key: the key that its ``VALUE`` line named, or ``None`` where it had none.
+    :ivar value: the data that came with it; ``None`` where there was none, or where ``too_long`` says why not.
+    :ivar too_long: the length of data that was above the limit and has been dropped; else 0.
+    """
+
+    status: bytes
+    key: bytes | None = None
+    value: bytes | None = None
+    too_long: int = 0
+
+
+def is_key(key: bytes) -> bool:
+    """Whether memcached could store this key: 1 to 250 bytes, neither white space nor control characters."""
+    return 0 < len(key) <= KEY_LIMIT and not has_forbidden(key)
+
+
+def has_forbidden(key: bytes) -> bool:
+    """Whether white space or a control character is in the key; sent, it would break the protocol."""
+    return _FORBIDDEN.search(key) is not None
+
+
+def get(key: bytes) -> bytes:
+    """Encode a ``get``; the key must pass :func:`is_key`."""
+    return b"get %b\r\n" % key
+
+
+def set_(key: bytes, value: bytes, flags: int, ttl: int) -> bytes:
+    """Encode a ``set``; the key must pass :func:`is_key`. Flags and ttl (seconds) are sent as they are."""
+    return b"set %b %d %d %d\r\n%b\r\n" % (key, flags, ttl, len(value), value)
+
+
+def delete(key: bytes) -> bytes:
+    """Encode a ``delete``; the key must pass :func:`is_key`."""
+    return b"delete %b\r\n" % key
+
+
+class ReplyReader:
+    """Takes bytes in any chunks and gives back replies, within limits that may differ from reply to reply.
+
+    It never searches the same bytes twice, and holds at most a line and a value of the limits' sizes plus the chunk
+    received last.
+    """
+
+    __slots__ = ("_buffer", "_key", "_scanned", "_size", "_skip", "_start", "_value")
+
+    def __init__(self) -> None:
+        """Start at the beginning of a stream."""
+        self._buffer: bytes | bytearray = b""
+        self._start = 0  # where in the buffer what was not yet given back begins
+        self._scanned = 0  # no line end comes before this
+        # Of the VALUE whose END has not come yet:
+        self._key: bytes | None = None
+        self._size = 0
+        self._value: bytes | None = None
+        self._skip = 0  # bytes of data and line end still to be dropped
+
+    def feed(self, data: bytes) -> None:
+        """Take what was received."""
+        if self._skip:
+            dropped = min(self._skip, len(data))
+            self._skip -= dropped
+            data = data[dropped:]
+        if self._start == len(self._buffer):
+            self._buffer = data
+        elif isinstance(self._buffer, bytearray):
+            del self._buffer[: self._start]
+            self._buffer += data
+        else:
+            self._buffer = bytearray(self._buffer[self._start :])
+            self._buffer += data
+        self._scanned = max(self._scanned - self._start, 0)
+        self._start = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held: no byte has come since the last whole reply."""
+        return self._key is None and self._start == len(self._buffer)
+
+    def unfinished(self) -> Reply | None:
+        """Give the value that is complete but for its ``END``, which did not come or was something else.
+
+        Postfix takes such a value.
+        """
+        return None if self._value is None else Reply(b"END", self._key, self._value)
+
+    def next_reply(self, line_limit: int, data_limit: int) -> Reply | None:
+        """Give the next whole reply, or ``None`` until more is fed.
+
+        :param line_limit: the longest line accepted, as Postfix counts ``line_size_limit``: the text and its CR.
+        :param data_limit: the longest value accepted; a longer one is read, dropped, and told by ``too_long``.
+        :raises MemcacheError: what was received is no reply. The reader is of no use then, but for :meth:`unfinished`.
+        """
+        if self._key is None:
+            # Most replies are a value that lies in the buffer whole: three times as fast as piece by piece.
+            buffer, start = self._buffer, self._start
+            if head := _VALUE.match(buffer, start):
+                data = head.end()
+                size = int(head[2])
+                if (
+                    size <= data_limit
+                    and data - start - 1 <= line_limit
+                    and buffer[data + size : data + size + 7] == b"\r\nEND\r\n"
+                ):
+                    self._start = data + size + 7
+                    return Reply(b"END", bytes(head[1]), bytes(buffer[data : data + size]))
+            line = self._line(line_limit)
+            if line is None:
+                return None
+            if not line.startswith(b"VALUE "):
+                return Reply(line)
+            self._begin_value(line, data_limit)
+        if self._skip:
+            return None
+        if self._value is None and self._size <= data_limit and not self._read_value():
+            return None
+        line = self._line(line_limit)
+        if line is None:
+            return None
+        if line != b"END":
+            raise MemcacheError(f"unexpected line {line[:30]!r} where END should be")
+        reply = Reply(line, self._key, self._value, 0 if self._value is not None else self._size)
+        self._key = self._value = None
+        return reply
+
+    def _line(self, limit: int) -> bytes | None:
+        buffer, start = self._buffer, self._start
+        newline = buffer.find(b"\n", max(start, self._scanned))
+        if (newline if newline >= 0 else len(buffer)) - start > limit:
+            raise MemcacheError(f"reply line of more than {limit} bytes (line_size_limit)")
+        if newline < 0:
+            self._scanned = len(buffer)
+            return None
+        self._start = newline + 1
+        end = newline - 1 if newline > start and buffer[newline - 1] == 0x0D else newline
+        return bytes(buffer[start:end])
+
+    def _begin_value(self, line: bytes, data_limit: int) -> None:
+        fields = line.split()
+        if len(fields) < 4 or not fields[3].isdigit() or len(fields[3]) > 10:
+            raise MemcacheError(f"unexpected reply {line[:30]!r}")
+        self._key = fields[1]
+        self._size = int(fields[3])
+        if self._size > data_limit:
+            held = bytes(self._buffer[self._start :])
+            self._start = len(self._buffer)
+            self._skip = self._size + 2
+            self.feed(held)
+
+    def _read_value(self) -> bool:
+        buffer, start = self._buffer, self._start
+        end = start + self._size
+        if len(buffer) < end + 2:
+            return False
+        if buffer[end] != 0x0D or buffer[end + 1] != 0x0A:
+            raise MemcacheError("value is not followed by a line end")
+        self._value = bytes(buffer[start:end])
+        self._start = end + 2
+        return True

@@ -1,0 +1,161 @@
+"""From a configuration to a running service: start, reload, drain, stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Sequence
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from socketmap_memcache.config.service import ServiceConfig, load
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.listeners.endpoints import ListenAddress, TcpAddress, UnixAddress
+from socketmap_memcache.listeners.socketmap import SocketmapFactory
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.protocols.netstring import encode
+from socketmap_memcache.tables.registry import TableContext
+
+
+class SocketmapMemcacheService(Service):
+    """All that twistd starts and stops."""
+
+    log = Logger()
+
+    def __init__(self, path: str, overrides: Sequence[str], reactor: Any) -> None:
+        """Load the configuration.
+
+        :param path: the service's file.
+        :param overrides: ``name=value`` items that replace what the file says.
+        :raises ConfigurationError: with everything that is wrong.
+        """
+        self._path = path
+        self._overrides = overrides
+        self._reactor = reactor
+        self._pool = ClientPool(reactor)
+        self._config = self._load()
+        self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
+        self._ports: list[IListeningPort] = []
+        self._reloading = False
+        self._reload_again = False
+        self._former_handler: Any = None
+
+    def _load(self) -> ServiceConfig:
+        context = TableContext(self._pool)
+        config = load(self._path, self._overrides, context, self._reactor)
+        for warning in context.warnings:
+            self.log.warn("{warning}", warning=warning)
+        return config
+
+    def _tables(self) -> dict[bytes, Any]:
+        return {name.encode(): table for name, table in self._config.tables.items()}
+
+    # Start.
+
+    def privilegedStartService(self) -> None:
+        """Listen, while the process still may: twistd gives up its privileges after this.
+
+        :raises CannotListenError: naming the address.
+        """
+        super().privilegedStartService()
+        for address in self._config.socketmap_listen:
+            self._ports.append(address.listen(self._reactor, self._factory))
+
+    def startService(self) -> None:
+        """Say what is served, and reload on SIGHUP from now on."""
+        super().startService()
+        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
+        for line in self.banner():
+            self.log.info("{line}", line=line)
+
+    def banner(self) -> list[str]:
+        """Describe what is served, and how to try it."""
+        tables = self._config.tables
+        lines = [f"serving {name} = {table.name}" for name, table in tables.items()]
+        for address in self._config.socketmap_listen:
+            lines.append(f"listening on {address.text} (socketmap)")
+            if tables:
+                lines += _to_try(address, next(iter(tables)))
+        return lines
+
+    # Reload.
+
+    def _hangup(self, signum: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self.reload)
+
+    @inlineCallbacks
+    def reload(self) -> Generator[Deferred[Any], Any, None]:
+        """Read the configuration again, in a thread, and use it; one with errors is refused, and the old one stays.
+
+        Connections are kept, and look-ups under way are finished by the tables that they began with.
+        """
+        if self._reloading:
+            self._reload_again = True
+            return
+        self._reloading = True
+        self._reload_again = False
+        try:
+            yield self._reload_once()
+        finally:
+            self._reloading = False
+        if self._reload_again:
+            yield self.reload()
+
+    @inlineCallbacks
+    def _reload_once(self) -> Generator[Deferred[Any], Any, None]:
+        try:
+            new = yield deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                self.log.error("{problem}", problem=problem)
+            self.log.error("reload refused: the configuration has errors; the one before goes on serving")
+            return
+        if not self.running:
+            new.close()
+            return
+        old, self._config = self._config, new
+        self._factory.tables = self._tables()
+        self._factory.idle_timeout = new.client_idle_timeout
+        old.close()
+        if [address.text for address in old.socketmap_listen] != [address.text for address in new.socketmap_listen]:
+            self.log.warn("socketmap_listen has changed: that takes a restart")
+        self.log.info("reloaded {path}: serving {maps}", path=self._path, maps=", ".join(new.tables) or "nothing")
+
+    # Stop.
+
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
+        """Answer what is in flight, for ``shutdown_timeout`` at most, then close everything."""
+        super().stopService()
+        if self._former_handler is not None:
+            signal.signal(signal.SIGHUP, self._former_handler)
+            self._former_handler = None
+        ports, self._ports = self._ports, []
+        yield DeferredList([maybeDeferred(port.stopListening) for port in ports])
+        cut = self._reactor.callLater(self._config.shutdown_timeout, self._factory.abort)
+        yield self._factory.drain()
+        if cut.active():
+            cut.cancel()
+        self._config.close()
+
+
+def _to_try(address: ListenAddress, name: str) -> list[str]:
+    """Give two command lines that ask for a key, with Postfix and without."""
+    request = encode(f"{name} alice@example.com".encode()).decode()
+    if isinstance(address, TcpAddress):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        return [
+            f"try: postmap -q alice@example.com socketmap:inet:{host}:{address.port}:{name}",
+            f"try: printf '{request}' | nc -N {address.host} {address.port}",
+        ]
+    if isinstance(address, UnixAddress):
+        return [
+            f"try: postmap -q alice@example.com socketmap:unix:{address.path}:{name}",
+            f"try: printf '{request}' | nc -N -U {address.path}",
+        ]
+    return []

@@ -1,0 +1,38 @@
+"""What ``twistd socketmap-memcache`` needs: options, and the service made of them."""
+
+from __future__ import annotations
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from socketmap_memcache.config.service import DEFAULT_PATH
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.service import SocketmapMemcacheService
+
+
+class Options(usage.Options):
+    """The command line."""
+
+    synopsis = "[--config FILE] [--set name=value]..."
+    optParameters = [["config", "c", DEFAULT_PATH, "The configuration file."]]  # noqa: RUF012 (Twisted's way)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["set"] = []
+
+    def opt_set(self, override: str) -> None:
+        """Replace a parameter of the file, as in --set name=value; may be given many times."""
+        self["set"].append(override)
+
+
+def makeService(options: Options) -> IService:  # noqa: N802 (the name that twistd looks for)
+    """Make the service.
+
+    :raises UsageError: with all that is wrong with the configuration; twistd prints it and ends.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return SocketmapMemcacheService(options["config"], options["set"], reactor)
+    except ConfigurationError as error:
+        raise usage.UsageError(f"the configuration has errors:\n{error}") from None

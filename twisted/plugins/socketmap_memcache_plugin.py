@@ -1,0 +1,10 @@
+"""Makes ``twistd socketmap-memcache`` known."""
+
+from twisted.application.service import ServiceMaker
+
+serviceMaker = ServiceMaker(
+    "socketmap-memcache",
+    "socketmap_memcache.tap",
+    "Answers Postfix socketmap look-ups out of memcached, with a persistent backup.",
+    "socketmap-memcache",
+)
