@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from socketmap_memcache.config.syntax import ParsedFile, split_list, suggestion
+from socketmap_memcache.config.syntax import ParsedFile, excerpt, split_list, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 
 _INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]{1,10})")
@@ -44,7 +44,7 @@ class Parameters:
             return default
         number = _integer(value)
         if number is None:
-            self.error(name, f"bad numerical configuration: {name} = {value} (a decimal number is needed)")
+            self.error(name, f"bad numerical configuration: {name} = {excerpt(value)} (a decimal number is needed)")
         elif minimum is not None and number < minimum:
             self.error(name, f"invalid {name} parameter value {number} < {minimum}")
         elif maximum is not None and number > maximum:
@@ -59,7 +59,7 @@ class Parameters:
         if value is None:
             return default
         if value.lower() not in {"yes", "no"}:
-            self.error(name, f"bad boolean configuration: {name} = {value} (yes or no is needed)")
+            self.error(name, f"bad boolean configuration: {name} = {excerpt(value)} (yes or no is needed)")
             return default
         return value.lower() == "yes"
 
@@ -71,7 +71,7 @@ class Parameters:
         match = _TIME.fullmatch(value)
         number = _integer(match[1]) if match else None
         if match is None or number is None or not 0 <= number * _SECONDS[match[2]] <= _LARGEST:
-            self.error(name, f"bad time value or unit: {name} = {value} (a number and one of s, m, h, d, w)")
+            self.error(name, f"bad time value or unit: {name} = {excerpt(value)} (a number and one of s, m, h, d, w)")
             return default
         return number * _SECONDS[match[2]]
 

@@ -85,7 +85,7 @@ def parse(text: bytes, path: str) -> ParsedFile:
             continue
         earlier = parsed.entries.get(name)
         if earlier is not None and earlier.value != value:
-            overriding = f"overriding earlier entry: {name}={earlier.value} (line {earlier.line})"
+            overriding = f"overriding earlier entry: {excerpt(name)}={excerpt(earlier.value)} (line {earlier.line})"
             parsed.warnings.append(Problem(overriding, path, number))
         parsed.entries[name] = Entry(name, value, number, path)
     return parsed
@@ -137,10 +137,12 @@ def _split_name_value(line: bytes) -> tuple[str, str]:
     return name.decode(errors="surrogateescape"), value.strip().decode(errors="surrogateescape")
 
 
-def excerpt(text: bytes, length: int = 60) -> str:
+def excerpt(text: bytes | str, length: int = 60) -> str:
     """Return the beginning of a text in a form that every terminal and log can show, at most ``length`` bytes of it."""
+    if isinstance(text, str):
+        text = text.encode(errors="surrogateescape")
     shown = text[:length].decode(errors="backslashreplace")
-    shown = "".join(c if c.isprintable() else "?" for c in shown)
+    shown = "".join(character if character.isprintable() else "?" for character in shown)
     return shown if len(text) <= length else shown + "..."
 
 
@@ -272,4 +274,4 @@ class _Expansion:
     def _error(self, text: str) -> None:
         name = self._under_way[-1]
         entry = self.entries.get(name, Entry(name, ""))
-        self.errors.append(Problem(f"{name}: {text}", entry.path, entry.line))
+        self.errors.append(Problem(f"{excerpt(name)}: {text}", entry.path, entry.line))

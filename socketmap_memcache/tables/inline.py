@@ -9,7 +9,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from socketmap_memcache.config.syntax import WHITESPACE, split_key, split_list, strip_braces
+from socketmap_memcache.config.syntax import WHITESPACE, excerpt, split_key, split_list, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import normalize, valid
 from socketmap_memcache.tables.interface import ITable
@@ -28,7 +28,8 @@ def open_inline(name: str, context: TableContext, fold_keys: bool = True) -> Inl
     try:
         entries = dict(_pairs(name, fold_keys))
     except ValueError as error:
-        raise ConfigurationError([Problem(f'{error}: "inline:{name}"; need "inline:{{name=value...}}"')]) from error
+        problem = Problem(f'{error}: "inline:{excerpt(name)}"; need "inline:{{name=value...}}"')
+        raise ConfigurationError([problem]) from error
     return InlineTable(f"inline:{name}", entries, fold_keys)
 
 
@@ -41,8 +42,10 @@ def _pairs(name: str, fold_keys: bool) -> Iterator[tuple[bytes, bytes]]:
     if not words:
         raise ValueError("empty table")
     for word in words:
-        pair = strip_braces(word) if word.startswith("{") else word
-        key, rest = split_key(pair.strip(WHITESPACE).encode(), _KEY_END)
+        pair = (strip_braces(word) if word.startswith("{") else word).strip(WHITESPACE)
+        if not pair:
+            raise ValueError("no key found; expected format: key = value")
+        key, rest = split_key(pair.encode(), _KEY_END)
         before, equals, value = rest.partition(b"=")
         if not equals or before.strip():
             raise ValueError(f"missing '=' after {key.decode()!r}")

@@ -6,6 +6,8 @@ import re
 
 import attrs
 
+from socketmap_memcache.config.syntax import excerpt
+
 _SPECIFIER = re.compile(rb"%(.?)", re.DOTALL)
 
 # The place of each specifier's value in the tuple that expand() makes.
@@ -47,8 +49,8 @@ class KeyFormat:
                 pieces += [literal, _FIELDS[text]]
                 literal = b""
             else:
-                shown = template.decode(errors="backslashreplace")
-                raise ValueError(f"invalid query template: {shown} (after % comes one of %, s, u, d, S, U, D, 1 to 9)")
+                reason = "after % comes one of %, s, u, d, S, U, D, 1 to 9"
+                raise ValueError(f"invalid query template: {excerpt(template)} ({reason})")
         pieces.append(literal)
         fields = [piece for piece in pieces if isinstance(piece, int)]
         highest = max(fields, default=_KEY)

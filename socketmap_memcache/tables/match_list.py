@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 from twisted.internet.defer import Deferred
 
-from socketmap_memcache.config.syntax import logical_lines, read_file, split_list
+from socketmap_memcache.config.syntax import excerpt, logical_lines, read_file, split_list
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import fold
 from socketmap_memcache.tables.inline import open_inline
@@ -118,8 +118,8 @@ class _Reader:
         """
         for item in split_list(text):
             if item.startswith("#"):
-                comment = f"a comment after other text is not allowed; this and all after it is ignored: {item}"
-                self.context.warnings.append(Problem(comment, path, line))
+                comment = "a comment after other text is not allowed; this and all after it is ignored"
+                self.context.warnings.append(Problem(f"{comment}: {excerpt(item)}", path, line))
                 return
             pattern = item.lstrip("!")
             means = verdict if (len(item) - len(pattern)) % 2 == 0 else not verdict
@@ -138,7 +138,8 @@ class _Reader:
         else:
             name = fold(pattern.encode(errors="surrogateescape"))
             if name is None:
-                self.context.warnings.append(Problem(f"{pattern!a} is not UTF-8 and matches nothing", path, line))
+                ignored = f"{excerpt(pattern)} is not UTF-8 and matches nothing"
+                self.context.warnings.append(Problem(ignored, path, line))
                 return
             names = self.segments[-1] if self.segments else None
             if not isinstance(names, dict):
@@ -148,7 +149,7 @@ class _Reader:
 
     def _read_file(self, path: str, verdict: bool) -> None:
         if path in self._files:
-            raise ConfigurationError([Problem(f"the file {path} contains itself")])
+            raise ConfigurationError([Problem(f"the file {excerpt(path, 200)} contains itself")])
         text = read_file(path)
         self._files.append(path)
         for number, line in logical_lines(text, path, self.context.warnings):

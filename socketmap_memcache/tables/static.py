@@ -6,7 +6,7 @@ from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from socketmap_memcache.config.syntax import WHITESPACE, strip_braces
+from socketmap_memcache.config.syntax import WHITESPACE, excerpt, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import valid
 from socketmap_memcache.tables.interface import ITable
@@ -27,7 +27,7 @@ def open_static(name: str, context: TableContext) -> StaticTable:  # noqa: ARG00
     if not name:
         raise ConfigurationError([Problem("static: needs a value, for example static:all")])
     if not valid(encoded):
-        raise ConfigurationError([Problem(f"the value of static:{name!a} is not UTF-8")])
+        raise ConfigurationError([Problem(f"the value of static:{excerpt(name)} is not UTF-8")])
     return StaticTable(f"static:{name}", encoded)
 
 

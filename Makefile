@@ -1,0 +1,67 @@
+# Everything sets itself up: the machine needs python3 and make, and root only if a system package is missing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A modern editable install would lose the twistd plugin; its "compat" mode puts this folder on the path as it is.
+PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+INSTALL := $(PIP_INSTALL) --config-settings editable_mode=compat --editable
+
+export PYTHON
+
+.PHONY: help run test lint bench check clean
+
+help:
+	@echo 'make run     run the service in the foreground, as configured in examples/quickstart'
+	@echo 'make test    run all tests (ARGS="-k name" for some)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make check   all that has to pass before a change goes in'
+	@echo 'make bench   the benchmarks (ARGS="--seconds 1 --native-keys 5000" for quick ones)'
+	@echo 'make clean   remove all that these commands made'
+
+run: $(VENV)/installed
+	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
+
+test: $(VENV)/installed-test
+	@tests/install-packages postfix memcached cc
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(ARGS)
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy socketmap_memcache $(wildcard twisted/plugins/*.py) tests benchmarks
+
+check:
+	.ci/run
+
+bench: benchmarks/load $(VENV)/installed-test
+	@tests/install-packages postfix memcached
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+benchmarks/load: benchmarks/load.c
+	@tests/install-packages cc
+	cc -O2 -Wall -Wextra -o $@ $<
+
+$(VENV)/created:
+	@tests/install-packages venv
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) 'pip>=22.1' # the first that takes --config-settings
+	touch $@
+
+$(VENV)/installed: $(VENV)/created setup.cfg
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/created setup.cfg
+	$(INSTALL) '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-lint: $(VENV)/created setup.cfg
+	$(INSTALL) '.[test,lint]'
+	touch $@ $(VENV)/installed $(VENV)/installed-test
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info benchmarks/load .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,16 @@
+"""Options of the test run."""
+
+from __future__ import annotations
+
+from random import SystemRandom
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let more cases, or the same again, be asked for."""
+    group = parser.getgroup("differential")
+    group.addoption("--differential-cases", type=int, default=2200, help="look-ups that are compared with Postfix's own")
+    group.addoption(
+        "--differential-seed", type=int, default=SystemRandom().randrange(10**9), help="what the cases are made of"
+    )

@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
+from socketmap_memcache.tables import texthash
+from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.tables.texthash import Content, TexthashTable
+
+if TYPE_CHECKING:
+    from socketmap_memcache.memcache.pool import ClientPool
+
+
+def context() -> TableContext:
+    return TableContext(clients=cast("ClientPool", None))
+
+
+class SmallTableTests(SynchronousTestCase):
+    def open(self, spec: str) -> ITable:
+        table = context().open_table(spec)
+        verifyObject(ITable, table)
+        assert table.name == spec
+        return table
+
+    def errors(self, spec: str) -> list[str]:
+        caught = self.assertRaises(ConfigurationError, context().open_table, spec)
+        return [str(problem) for problem in caught.problems]
+
+    def lookup(self, table: ITable, key: bytes) -> bytes | None:
+        return self.successResultOf(table.lookup(key))
+
+
+class TestFail(SmallTableTests):
+    def test_lookup(self) -> None:
+        """Every look-up fails for the time being, and says which table it was; also after closing."""
+        table = self.open("fail:maintenance")
+        table.close()
+        for key in (b"", b"key"):
+            failure = self.failureResultOf(table.lookup(key), TemporaryError)
+            assert "fail:maintenance" in failure.getErrorMessage()
+
+    def test_not_utf8(self) -> None:
+        """A key that is not UTF-8 is missing in any table."""
+        assert self.lookup(self.open("fail:x"), b"\xff") is None
+
+    def test_no_name(self) -> None:
+        """The name must not be empty."""
+        assert self.errors("fail:") == ["fail: needs a name, for example fail:maintenance"]
+
+
+class TestStatic(SmallTableTests):
+    def test_lookup(self) -> None:
+        """Every key has the value, also the empty one, unless it is not UTF-8."""
+        table = self.open("static:a b")
+        table.close()
+        assert [self.lookup(table, key) for key in (b"", b"K", b"\xff")] == [b"a b", b"a b", None]
+
+    def test_braces(self) -> None:
+        """Braces around the value go, with the blanks next to them."""
+        values = {"static:{ a b }": b"a b", "static:{}": b"", "static:{a{b}}": b"a{b}", "static:a}": b"a}"}
+        assert {spec: self.lookup(self.open(spec), b"k") for spec in values} == values
+
+    def test_errors(self) -> None:
+        """A missing value, unbalanced braces, text after them, and a value that is not UTF-8 are errors."""
+        assert self.errors("static:") == ["static: needs a value, for example static:all"]
+        assert "missing '}'" in self.errors("static:{a")[0]
+        assert "syntax error after '}'" in self.errors("static:{a}b")[0]
+        assert "not UTF-8" in self.errors("static:\udcff")[0]
+
+
+class TestInline(SmallTableTests):
+    def test_pairs(self) -> None:
+        """Pairs are written with or without braces, and values in braces may have blanks and commas."""
+        table = self.open("inline:{a=1, B=2,{ c = x, y }\t{d=} =empty,{e=f=g}}")
+        table.close()
+        keys = [b"a", b"b", b"c", b"d", b"", b"e", b"f"]
+        assert [self.lookup(table, key) for key in keys] == [b"1", b"2", b"x, y", b"", b"empty", b"f=g", None]
+
+    def test_case(self) -> None:
+        """Keys are folded, and of equal keys the last counts."""
+        table = self.open("inline:{\u00dc=1, a=2, A=3}")
+        assert [self.lookup(table, key.encode()) for key in ("\u00dc", "\u00fc", "a")] == [b"1", b"1", b"3"]
+
+    def test_not_utf8(self) -> None:
+        """A key that is not UTF-8 is missing."""
+        assert self.lookup(self.open("inline:{a=1}"), b"\xff") is None
+
+    def test_quoted(self) -> None:
+        """Quotes and backslashes hide blanks and stay in the key."""
+        table = self.open(r'inline:{{"a =b" = 1}, {c\ d = 2}}')
+        assert [self.lookup(table, key) for key in (b'"a =b"', b"c\\ d", b"a =b")] == [b"1", b"2", None]
+
+    def test_errors(self) -> None:
+        """What Postfix does not open is an error that shows the table."""
+        for name, reason in {
+            "": "bad syntax",
+            "a=b": "bad syntax",
+            "{}": "empty table",
+            "{ , }": "empty table",
+            "{a}": "missing '='",
+            "{a = b}": "missing '='",
+            "{{a b = c}}": "missing '='",
+            "{{}}": "no key found",
+            "{a=b": "missing '}'",
+            "{a=b}c": "after '}'",
+            "{{a=b}c}": "after '}'",
+            '{{"a=b}}': "unbalanced",
+            "{a=\udcff}": "bad UTF-8",
+        }.items():
+            (error,) = self.errors(f"inline:{name}")
+            assert reason in error
+            assert 'need "inline:{name=value...}"' in error
+
+    @given(st.text())
+    @settings(deadline=None)
+    def test_any_name(self, name: str) -> None:
+        """Any text is a table or a ConfigurationError."""
+        try:
+            table = context().open_table(f"inline:{{{name}}}")
+        except ConfigurationError:
+            return
+        self.lookup(table, b"key")
+
+
+class TestTexthashParse(SynchronousTestCase):
+    def parse(self, text: bytes, fold_keys: bool = True) -> tuple[dict[bytes, bytes], list[str]]:
+        warnings: list[Problem] = []
+        entries = texthash.parse(text, "map", fold_keys, warnings)
+        return entries, [str(warning) for warning in warnings]
+
+    def test_entries(self) -> None:
+        """A key ends at the first white space; the value is the rest of the logical line."""
+        text = b"# aliases\nA@B  one two \t\n\n\t three  \r\nc\xc3\x9c\tx\n"
+        assert self.parse(text) == ({b"a@b": b"one two \t\t three", b"c\xc3\xbc": b"x"}, [])
+
+    def test_quoted(self) -> None:
+        """Quotes and backslashes hide white space and stay in the key."""
+        text = b'"a b"@c x\nd\\ e y\n'
+        assert self.parse(text) == ({b'"a b"@c': b"x", b"d\\ e": b"y"}, [])
+
+    def test_unfolded(self) -> None:
+        """Keys are left alone if so wished."""
+        assert self.parse(b"A x\na y\n", fold_keys=False) == ({b"A": b"x", b"a": b"y"}, [])
+
+    def test_duplicates(self) -> None:
+        """The first of equal keys counts, and each other is warned about, even with the same value."""
+        warnings = [f'map:{line}: duplicate entry: "{key}"; the first one counts' for line, key in ((2, "A"), (3, "a"))]
+        assert self.parse(b"a x\nA y\na x\n") == ({b"a": b"x"}, warnings)
+
+    def test_ignored(self) -> None:
+        """Lines that are no entry are ignored with a warning."""
+        text = b' first x\na\nb \xff\n"c x\n\0 y\nd z\n'
+        entries, warnings = self.parse(text)
+        assert entries == {b"d": b"z"}
+        assert warnings == [
+            'map:1: a logical line must not start with white space; ignored: " first x"',
+            'map:2: expected format: key whitespace value; ignored: "a"',
+            'map:3: non-UTF-8 input; ignored: "b \\xff"',
+            'map:4: unbalanced \'"\'; ignored: ""c x"',
+            "map:5: text after a NUL byte is ignored",
+            'map:5: expected format: key whitespace value; ignored: ""',
+        ]
+
+    def test_alias_file(self) -> None:
+        """A key with a colon at its end counts, with a warning, for the file may be one for aliases(5)."""
+        entries, warnings = self.parse(b"root: me\n")
+        assert entries == {b"root:": b"me"}
+        assert warnings == ['map:1: this is in "key: value" format; is it an alias file?']
+
+    @given(st.binary())
+    def test_any_bytes(self, text: bytes) -> None:
+        """Any bytes are read without an exception."""
+        entries, _ = self.parse(text)
+        assert all(entries.values())
+        assert all(entries)
+
+
+class TestTexthash(SmallTableTests):
+    """The clock starts long after the files were written, so that they have cooled down."""
+
+    @pytest.fixture(autouse=True)
+    def _path(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "map"
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.threads: list[tuple[Callable[..., Content], tuple[Any, ...], Deferred[Content]]] = []
+
+    def write(self, text: str, age: float = 3600) -> None:
+        self.path.write_text(text)
+        written = self.clock.seconds() - age
+        os.utime(self.path, (written, written))
+
+    def in_thread(self, function: Callable[..., Content], *args: Any) -> Deferred[Content]:
+        reading: Deferred[Content] = Deferred()
+        self.threads.append((function, args, reading))
+        return reading
+
+    def finish_thread(self) -> None:
+        function, args, reading = self.threads.pop()
+        try:
+            content = function(*args)
+        except ConfigurationError:
+            reading.errback()
+        else:
+            reading.callback(content)
+
+    def table(self) -> TexthashTable:
+        path = str(self.path)
+        return TexthashTable(path, texthash.read(path, fold_keys=True), True, self.clock.seconds, self.in_thread)
+
+    def seen(self, table: TexthashTable, seconds: float = 1.0) -> bytes | None:
+        """Return what the key has after some time."""
+        self.clock.advance(seconds)
+        return self.lookup(table, b"Key")
+
+    def logged(self, events: Sequence[LogEvent]) -> list[str]:
+        return [f"{event['log_level'].name}: {formatEvent(event)}" for event in events]
+
+    def test_open(self) -> None:
+        """A table has the keys of its file, in any case; what is wrong in the file becomes a warning."""
+        self.write("Key value\nbad\n")
+        into = context()
+        table = into.open_table(f"texthash:{self.path}")
+        verifyObject(ITable, table)
+        assert [self.lookup(table, key) for key in (b"kEY", b"bad", b"", b"\xff")] == [b"value", None, None, None]
+        table.close()
+        assert [(warning.path, warning.line) for warning in into.warnings] == [(str(self.path), 2)]
+
+    def test_missing(self) -> None:
+        """A file that cannot be read is an error that names it, and so is no name at all."""
+        assert self.errors("texthash:/none/at/all") == ["/none/at/all: cannot be read: No such file or directory"]
+        assert self.errors("texthash:") == ["texthash: needs the path of a file"]
+
+    def test_folder(self) -> None:
+        """A folder cannot be read."""
+        self.path.mkdir()
+        assert self.errors(f"texthash:{self.path}") == [f"{self.path}: cannot be read: Is a directory"]
+
+    def test_change(self) -> None:
+        """A change is seen at the first look-up after the check interval, and is logged."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\nmore x\n", age=60)
+        assert self.seen(table, 0.9) == b"old"
+        with capturedLogs() as events:
+            assert self.seen(table, 0.1) == b"new"
+        assert self.logged(events) == [f"info: texthash:{self.path}: read again, 2 entries"]
+
+    def test_no_change(self) -> None:
+        """A file that did not change is not read again, and not even looked at more often than once a second."""
+        self.write("key old\n")
+        table = self.table()
+        with capturedLogs() as events:
+            assert self.seen(table) == b"old"
+            self.path.unlink()
+            assert self.seen(table, 0.5) == b"old"
+        assert not events
+
+    def test_replaced(self) -> None:
+        """Another file of the same size and time is another file."""
+        self.write("key old\n")
+        table = self.table()
+        self.path.rename(f"{self.path}.old")
+        self.write("key new\n")
+        assert self.seen(table) == b"new"
+
+    def test_hot(self) -> None:
+        """A file that was written within the last second is left alone until it has cooled down."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key", age=-0.5)
+        assert self.seen(table) == b"old"
+        self.write("key new\n", age=-0.9)
+        assert self.seen(table) == b"old"
+        assert self.seen(table) == b"new"
+
+    def test_hot_when_opened(self) -> None:
+        """A file that was being written when the table was opened is read again, even if its time did not change."""
+        self.write("key\n", age=0)
+        written = self.path.stat().st_mtime_ns
+        table = self.table()
+        self.path.write_text("key new\n")
+        os.utime(self.path, ns=(written, written))
+        assert self.seen(table) == b"new"
+
+    def test_time_in_the_future(self) -> None:
+        """A file from the future counts as cool, like any other with a wrong time."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\n", age=-3600)
+        assert self.seen(table) == b"new"
+
+    def test_clock_set_back(self) -> None:
+        """After the clock was set back changes are seen as before."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\n", age=7200)
+        self.clock.rightNow -= 3600
+        assert self.seen(table, 0) == b"new"
+
+    def test_changed_while_read(self) -> None:
+        """Content that changed while it was read is not used; the next check reads it again."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\n", age=60)
+        real_stat = os.fstat
+        calls: list[int] = []
+
+        def moving(file: int) -> os.stat_result:
+            calls.append(file)
+            fields = list(real_stat(file))
+            fields[stat.ST_SIZE] += len(calls)
+            return os.stat_result(fields)
+
+        self.patch(os, "fstat", moving)
+        assert self.seen(table) == b"old"
+        self.patch(os, "fstat", real_stat)
+        assert self.seen(table) == b"new"
+
+    def test_vanished(self) -> None:
+        """The old content of a file that cannot be read stays in use, and that is logged once each time."""
+        self.write("key old\n")
+        table = self.table()
+        away = Path(f"{self.path}.away")
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.path.rename(away)
+                assert [self.seen(table), self.seen(table)] == [b"old", b"old"]
+                away.rename(self.path)
+                assert self.seen(table) == b"old"
+        complaint = (
+            f"error: {self.path}: cannot be read: No such file or directory; "
+            f"the old content of texthash:{self.path} stays in use"
+        )
+        assert self.logged(events) == [complaint] * 2
+
+    def test_wrong_lines(self) -> None:
+        """What is wrong in a file that is read again is logged, up to a bound."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\nbad\n", age=60)
+        with capturedLogs() as events:
+            assert self.seen(table) == b"new"
+            self.write("key newer\n" + "bad\n" * 50)
+            assert self.seen(table) == b"newer"
+        ignored = 'expected format: key whitespace value; ignored: "bad"'
+        assert self.logged(events) == [
+            f"info: texthash:{self.path}: read again, 1 entries",
+            f"warn: {self.path}:2: {ignored}",
+            f"info: texthash:{self.path}: read again, 1 entries",
+            *(f"warn: {self.path}:{line}: {ignored}" for line in range(2, 12)),
+            f"warn: {self.path}: and 40 more",
+        ]
+
+    def test_large(self) -> None:
+        """A large file is read in a thread, once, while the old content serves."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\n" + "#" * texthash.LARGEST_AT_ONCE)
+        assert [self.seen(table), self.seen(table)] == [b"old", b"old"]
+        assert len(self.threads) == 1
+        self.finish_thread()
+        assert self.seen(table, 0) == b"new"
+        assert self.seen(table) == b"new"
+        assert not self.threads
+
+    def test_large_unreadable(self) -> None:
+        """A failure in the thread leaves the old content in use, and the next check tries again."""
+        self.write("key old\n")
+        table = self.table()
+        text = "key new\n" + "#" * texthash.LARGEST_AT_ONCE
+        self.write(text)
+        assert self.seen(table) == b"old"
+        self.path.unlink()
+        with capturedLogs() as events:
+            self.finish_thread()
+        assert len(events) == 1
+        self.write(text)
+        assert self.seen(table) == b"old"
+        self.finish_thread()
+        assert self.seen(table) == b"new"
