@@ -19,7 +19,7 @@ def _nothing() -> None:
 class PromptWriter:
     """Writes to a transport: at once what its socket takes now, and only the rest through the transport's buffer.
 
-    ``transport.write`` alone would register the socket with epoll for each reply, at twice the cost of the whole look-up.
+    ``transport.write`` alone would register the socket with epoll for each reply, which takes longer than the look-up.
     It is used for whatever is not a plain socket of Twisted's (TLS, tests). An error of the socket is left for the
     transport to find, which then closes the connection in its own time: the caller never sees it.
 

@@ -25,7 +25,7 @@ class Options(usage.Options):
         self["set"].append(override)
 
 
-def makeService(options: Options) -> IService:  # noqa: N802 (the name that twistd looks for)
+def makeService(options: Options) -> IService:
     """Make the service.
 
     :raises UsageError: with all that is wrong with the configuration; twistd prints it and ends.

@@ -10,7 +10,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let more cases, or the same again, be asked for."""
     group = parser.getgroup("differential")
-    group.addoption("--differential-cases", type=int, default=2200, help="look-ups that are compared with Postfix's own")
+    group.addoption("--differential-cases", type=int, default=2200, help="look-ups to compare with Postfix's own")
     group.addoption(
         "--differential-seed", type=int, default=SystemRandom().randrange(10**9), help="what the cases are made of"
     )

@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: without the program's name; by default, the process' own.
     :return: the exit status.
     """
-    parser = argparse.ArgumentParser(prog="socketmap-memcache", description="Administers the socketmap-memcache service.")
+    parser = argparse.ArgumentParser("socketmap-memcache", description="Administers the socketmap-memcache service.")
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subparsers(metavar="command", required=True)
     check.add_to(subcommands)

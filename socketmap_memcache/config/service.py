@@ -63,7 +63,8 @@ def load(path: str, overrides: Sequence[str], context: TableContext, reactor: An
     :param overrides: ``name=value`` items that replace what the file says.
     :param context: opens the tables; its warnings are filled.
     :param reactor: asked which of Twisted's endpoint descriptions it knows; nothing listens or connects yet.
-    :raises ConfigurationError: with everything that is wrong, in this file and those of the tables. Nothing is open then.
+    :raises ConfigurationError: with everything that is wrong, in this file and in those of the tables; then nothing is
+        open.
     """
     parsed = _override(parse(read_file(path), path), overrides)
     directory = str(Path(path).absolute().parent)

@@ -135,7 +135,7 @@ class _OwnUnixPort(AdoptedUnixPort):
     """A port on a UNIX socket of our own."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """Stop, and remove the file, unless the directory belongs to somebody else: it is replaced at the next start."""
+        """Stop, and remove the file; where the process may not, the next start replaces it."""
         path = self._listening.getsockname()
         super().connectionLost(reason)
         with suppress(OSError):
@@ -144,7 +144,7 @@ class _OwnUnixPort(AdoptedUnixPort):
 
 @attrs.frozen
 class SystemdAddress:
-    """``systemd:domain=UNIX:index=0`` or ``...:name=...``: a socket inherited by socket activation, sd_listen_fds(3)."""
+    """``systemd:domain=UNIX:index=0`` or ``...:name=...``: a socket that systemd has made, sd_listen_fds(3)."""
 
     text: str
     domain: str
@@ -213,7 +213,7 @@ def _parse_inet(text: str) -> TcpAddress:
 def _parse_unix(text: str) -> UnixAddress:
     match = _UNIX.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r}: write unix:/path, for example unix:/run/socketmap-memcache/socketmap.sock:mode=660")
+        raise ValueError(f"{text!r}: write unix:/path, or with options unix:/path:mode=660:group=postfix")
     options = dict(option.split("=", 1) for option in match["options"].split(":")[1:])
     try:
         mode = int(options.get("mode", "666"), 8)

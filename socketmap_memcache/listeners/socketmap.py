@@ -38,9 +38,7 @@ class SocketmapConnection(StreamConnection):
         if table is None:
             self.reply(request, self.factory.unknown_map(name, self))
             return
-        table.lookup(key).addCallbacks(
-            self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,)
-        )
+        table.lookup(key).addCallbacks(self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,))
 
     def _answer(self, value: bytes | None, request: Request) -> None:
         self.reply(request, NOTFOUND if value is None else socketmap.found(value))
@@ -66,7 +64,7 @@ class SocketmapFactory(StreamFactory):
     """
 
     kind = "socketmap"
-    protocol = SocketmapConnection
+    protocol = SocketmapConnection  # type: ignore[assignment] # (its factory is of a narrower type)
 
     def __init__(self, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float) -> None:
         """Make a listener without connections."""

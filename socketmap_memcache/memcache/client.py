@@ -51,8 +51,8 @@ class MemcacheClient:
     """All of a process' commands to one memcached.
 
     - A failed try is tried again after ``retry_pause``, up to ``max_try`` times; all other commands go on meanwhile.
-    - A connection that cannot be made is not tried again (memcache_table(5)). The server is *down* then: commands fail at
-      once, which sends look-ups to their backup, and a probe with back-off finds out when it is up.
+    - A connection that cannot be made is not tried again (memcache_table(5)). The server is *down* then: commands fail
+      at once, which sends look-ups to their backup, and a probe with back-off finds out when it is up.
     - When one command spoils the connection (a timeout, a malformed reply), those behind it go out again on a new one
       within the time they have left: one bad key does not fail another.
     """

@@ -44,6 +44,7 @@ class MemcacheConnection(Protocol):
         self._reader = ReplyReader()
         self._unsent: list[bytes] = []
         self._usable = True
+        self._has_answered = False
         self.in_flight: deque[Command] = deque()
 
     def connectionMade(self) -> None:
@@ -84,6 +85,7 @@ class MemcacheConnection(Protocol):
                 reply = reader.next_reply(limits.line_size_limit, limits.data_size_limit)
                 if reply is None:
                     return
+                self._has_answered = True
                 try:
                     result = command.result(reply)
                 except CommandRefusedError as refusal:
@@ -98,8 +100,18 @@ class MemcacheConnection(Protocol):
             self.drop(self._error(str(error)), (in_flight[0],))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Hear that the connection is gone: any command on it may have been the cause."""
-        self._end(self._error(f"connection lost: {reason.getErrorMessage()}"), tuple(self.in_flight))
+        """Hear that the connection is gone.
+
+        In the middle of a reply that is put down to its command. Between replies it is nobody's fault: Postfix, too,
+        only connects again when a server has closed a connection that worked. But one that never answered anything
+        counts against all that were on it, or they would be sent for ever.
+        """
+        blamed: Collection[Command] = ()
+        if not self._reader.idle:
+            blamed = tuple(self.in_flight)[:1]
+        elif not self._has_answered:
+            blamed = tuple(self.in_flight)
+        self._end(self._error(f"connection lost: {reason.getErrorMessage()}"), blamed)
 
     def drop(self, error: TemporaryError, blamed: Collection[Command]) -> None:
         """Close the connection at once, if it still is one.
@@ -131,7 +143,7 @@ class MemcacheConnection(Protocol):
             command.done.callback(result)
 
     def _finished(self, commands: list[Command]) -> list[tuple[Command, object]]:
-        """Take the oldest command away where all of its value has come, if not its END: Postfix takes that for a hit."""
+        """Take the oldest command away if all of its value has come, without its END: a hit for Postfix."""
         reply = self._reader.unfinished()
         if reply is None or not commands:
             return []

@@ -38,7 +38,10 @@ class ICache(Interface):
         """Fire with the value, or with ``None`` where there is none (or no more)."""
 
     def set(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
-        """Store a value. The ttl is memcached's: seconds, 0 for ever, above 30 days a UNIX time, negative already over."""
+        """Store a value.
+
+        :param ttl: as memcached takes it: seconds, 0 for ever, above 30 days a UNIX time, negative already over.
+        """
 
     def delete(key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; fires with whether it was there."""

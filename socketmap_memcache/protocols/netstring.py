@@ -1,4 +1,4 @@
-"""Netstrings (https://cr.yp.to/proto/netstrings.txt): ``<length>:<payload>,``, as Postfix's socketmap client writes them.
+"""Netstrings (https://cr.yp.to/proto/netstrings.txt), ``<length>:<payload>,``, as Postfix's socketmap client has them.
 
 The reader is strict: the length has no leading zeros, no sign and no blanks, and is bounded. It never searches the same
 bytes twice, and holds at most one payload of the limit's size plus the chunk received last.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -53,8 +54,8 @@ class MemcacheTable:
     """Asks the cache first; on a miss or a failure there, the backup, whose answer then counts, and refills the cache.
 
     Without a backup a miss is a miss and a failure a failure. A key is *skipped*, which means missing without asking
-    either, when it is empty, is not UTF-8, is not in ``domain``, has not what ``key_format`` needs, or makes a cache key
-    with white space or control characters.
+    either, when it is empty, is not UTF-8, is not in ``domain``, has not what ``key_format`` needs, or makes a key for
+    the cache that has white space or control characters.
     """
 
     _log = Logger()
@@ -99,8 +100,10 @@ class MemcacheTable:
             return succeed(None)
         if len(cache_key) > KEY_LIMIT:
             # memcached would refuse it. Postfix asks all the same, and ends up here some seconds later.
-            error = TemporaryError(f"{self.name}: the cache key has {len(cache_key)} bytes, memcached takes {KEY_LIMIT}")
-            return fail(error) if self._backup is None else self._backup.lookup(key)
+            if self._backup is not None:
+                return self._backup.lookup(key)
+            size = len(cache_key)
+            return fail(TemporaryError(f"{self.name}: the cache key has {size} bytes; memcached takes {KEY_LIMIT}"))
         answer: Deferred[bytes | None] = self._cache.get(cache_key, self._limits)
         if self._backup is not None:
             asked = (key, cache_key)
@@ -113,10 +116,10 @@ class MemcacheTable:
             return expanded
         return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
 
-    def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> bytes | None | Deferred[bytes | None]:
+    def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> Any:
         return self._ask_backup(key, cache_key) if value is None else value
 
-    def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
+    def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Any:
         failure.trap(TemporaryError)
         return self._ask_backup(key, cache_key)
 

@@ -54,7 +54,8 @@ class TableContext:
         """
         kind, colon, name = spec.partition(":")
         if not colon:
-            raise ConfigurationError([Problem(f"table {spec!r} must be written as type:name, for example memcache:/etc/postfix/aliases.cf")])
+            text = f"table {spec!r}: write type:name, for example memcache:/etc/postfix/aliases.cf"
+            raise ConfigurationError([Problem(text)])
         if kind not in _OPENERS:
             known = ", ".join(sorted(_OPENERS))
             raise ConfigurationError([Problem(f"table {spec!r}: unknown table type {kind!r} (known: {known})")])

@@ -58,6 +58,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Be silent: a client that has had enough leaves."""
+
 
 @contextmanager
 def serve(path: Path, answer: Answer) -> Iterator[str]:

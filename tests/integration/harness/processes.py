@@ -115,10 +115,21 @@ class Server:
     :ivar log_path: what it has printed in all its lives.
     """
 
-    def __init__(self, argv: Sequence[str], log_path: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        log_path: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """:param pass_fds: file descriptors that the process inherits beside the standard ones."""
         self.argv = list(argv)
         self.log_path = log_path
         self._env = env
+        self._cwd = cwd
+        self._pass_fds = pass_fds
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -160,6 +171,8 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._env,
+                cwd=self._cwd,
+                pass_fds=self._pass_fds,
                 start_new_session=True,
             )
         try:
