@@ -7,6 +7,7 @@ from typing import Any
 from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Factory
@@ -24,7 +25,7 @@ from socketmap_memcache.memcache.interface import ICache, Limits
 FIRST_PROBE = 0.1
 LAST_PROBE = 5.0
 
-#: Seconds after which a look-up is not tried again. Postfix gives up on a socketmap after 100.
+#: Seconds after which a command has failed, whatever its limits say. Postfix gives up on a socketmap after 100.
 PATIENCE = 90.0
 
 #: Seconds between log lines about failed tries, so that a broken server does not fill the disk.
@@ -102,7 +103,11 @@ class MemcacheClient:
         under_way = [*self._waiting, *self._pausing]
         if self._connection is not None:
             under_way += self._connection.in_flight
-        DeferredList([_settled(command.done) for command in under_way]).addCallback(lambda _: self._shut())
+        if under_way:
+            # Their users may begin others, as a look-up that ends in a refill does.
+            DeferredList([_settled(command.done) for command in under_way]).addCallback(lambda _: self.close())
+        else:
+            self._shut()
 
     # A command's tries.
 
@@ -112,22 +117,24 @@ class MemcacheClient:
         return command.done
 
     def _try(self, command: Command, now: float) -> None:
-        deadline = command.deadline = now + command.limits.timeout
+        deadline = command.deadline = min(now + command.limits.timeout, command.started + PATIENCE)
         if self._connection is not None:
             self._connection.send(command)
-        else:
-            self._wait(command)
+        elif not self._wait(command):
+            return
         if self._watch is None or deadline < self._watch_time:
             self._watch_until(deadline, now)
 
-    def _wait(self, command: Command) -> None:
+    def _wait(self, command: Command) -> bool:
+        """Let a command wait for the connection; where none is to come it fails at once, and the result is false."""
         if self._state is _State.DOWN or self._state is _State.CLOSED:
             command.done.errback(TemporaryError(f"memcached {self.name} is down: {self._down_reason}"))
-            return
+            return False
         self._waiting.append(command)
         if self._state is _State.IDLE:
             self._state = _State.CONNECTING
-            self._open(command.limits.timeout)
+            self._open(min(command.limits.timeout, PATIENCE))
+        return True
 
     def _failed(self, command: Command, error: TemporaryError) -> None:
         """One try has failed."""
@@ -211,7 +218,7 @@ class MemcacheClient:
         self._attempt = None
         if self._state is _State.CLOSED:
             return
-        timed_out = isinstance(failure.value, (ConnectTimeoutError, CancelledError))
+        timed_out = isinstance(failure.value, (ConnectTimeoutError, ConnectingCancelledError, CancelledError))
         reason = f"no connection within {self._connect_timeout:g} s" if timed_out else failure.getErrorMessage()
         self._down_reason = reason
         if self._state is not _State.DOWN:

@@ -79,7 +79,8 @@ class MemcacheConnection(Protocol):
         reader, in_flight = self._reader, self.in_flight
         reader.feed(data)
         try:
-            while in_flight:
+            # What is sent from here on, by those who now get their answers, cannot be answered by this data.
+            for _ in range(len(in_flight) - len(self._unsent)):
                 command = in_flight[0]
                 limits = command.limits
                 reply = reader.next_reply(limits.line_size_limit, limits.data_size_limit)

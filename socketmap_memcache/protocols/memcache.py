@@ -13,7 +13,7 @@ from socketmap_memcache.errors import ProtocolError
 #: A longer key is refused by memcached.
 KEY_LIMIT = 250
 
-_VALUE = re.compile(rb"VALUE ([^ \r\n]+) \d+ (\d{1,10})\r\n")
+_VALUE = re.compile(rb"VALUE (\S+) \d+ (\d{1,10})\r\n")
 _FORBIDDEN = re.compile(rb"[\x00-\x20\x7f]")
 
 
@@ -120,7 +120,7 @@ class ReplyReader:
         if self._key is None:
             # Most replies are a value that lies in the buffer whole: three times as fast as piece by piece.
             buffer, start = self._buffer, self._start
-            if head := _VALUE.match(buffer, start):
+            if self._scanned <= start and (head := _VALUE.match(buffer, start)):
                 data = head.end()
                 size = int(head[2])
                 if (

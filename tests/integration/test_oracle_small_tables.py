@@ -154,14 +154,15 @@ def oracle() -> Iterator[Oracle]:
 
 
 class TestSyntax:
-    PIECES = ("x", "y z", "=", "#", " ", "\t", "\r", "\v", "\f", '"', "{a b}", "\\", "\u00e9", "\udcff", ",")
+    # Without characters of several bytes: postconf shows those now as they are and now as so many question marks.
+    PIECES = ("x", "y z", "=", "#", " ", "\t", "\r", "\v", "\f", '"', "{a b}", "\\", "\udcff", ",")
 
     def line(self, source: random.Random) -> str:
         def blanks() -> str:
             return "".join(source.choices(" \t\r\f\v", k=source.choice([0, 0, 1, 2])))
 
         value = "".join(source.choices(self.PIECES, k=source.choice([0, 1, 1, 2, 4])))
-        name = source.choice(["aa", "bb", "cc", "Dd", "e-f", "1", "\u00e9", "g.h"])
+        name = source.choice(["aa", "bb", "cc", "Dd", "e-f", "1", "g.h"])
         return source.choices(
             [
                 f"{name}{blanks()}={blanks()}{value}{blanks()}",
@@ -269,13 +270,13 @@ class TestKeys:
 class TestDomain:
     NAMES = ("a.example", "b.example", "B.Example", "sub.a.example", "\u00dc.example", "c", "[1.2.3.4]", ".a.example")
 
-    def items(self, source: random.Random, oracle: Oracle, depth: int = 0) -> str:
-        """Return a random list, perhaps with a file and tables."""
+    def items(self, source: random.Random, oracle: Oracle, separators: tuple[str, ...] = (", ", ",", " ")) -> str:
+        """Return a random list, perhaps with files and tables."""
 
         def item() -> str:
-            kind = source.choices(["name", "file", "inline", "texthash", "static"], weights=[12, 2 - depth, 1, 1, 1])[0]
+            kind = source.choices(["name", "file", "inline", "texthash", "static"], weights=[12, 2, 1, 1, 1])[0]
             if kind == "file":
-                return oracle.write("# a comment\n" + self.items(source, oracle, depth + 1).replace(",", "\n") + "\n")
+                return oracle.write("#a\n" + self.items(source, oracle, (", ", "\n", "\n#b\n ")) + "\n")
             names = source.choices(self.NAMES, k=3)
             if kind == "inline":
                 return "inline:{ " + ", ".join(f"{name}=x" for name in names) + " }"
@@ -284,7 +285,7 @@ class TestDomain:
             return "static:all" if kind == "static" and source.random() < 0.3 else names[0]
 
         marks = source.choices(["", "!", "!!"], weights=[5, 3, 1], k=source.randrange(1, 6))
-        return source.choice([", ", ",", " "]).join(mark + item() for mark in marks)
+        return source.choice(separators).join(mark + item() for mark in marks)
 
     def test_lists(self, oracle: Oracle) -> None:
         """Generated lists let through the keys that Postfix asks memcached for."""
@@ -297,7 +298,7 @@ class TestDomain:
             folded = [key for key in map(fold, encoded) if key]
             matching = [key for key in folded if result_of(listed.match_address(key))]
             wanted = [b"get " + key for key in matching if not re.search(rb"\s", key)]
-            assert oracle.requests(f"domain = {spec}", encoded)[0] == wanted, spec
+            assert oracle.requests(f"domain = {spec}", encoded)[0] == wanted, spec + str([Path(w.strip('!')).read_text() for w in re.findall('/[^ ,]*',spec)])
 
         at_once(compare, [self.items(source, oracle) for _ in range(150)] + [",", "#a", "c #a", "{c d.example}"])
 
@@ -336,7 +337,7 @@ class TestTables:
             return
         assert "fatal: " not in complaints, spec
         answers = {key: result_of(table.lookup(key)) for key in keys}
-        assert found == {key: value for key, value in answers.items() if value is not None}, spec
+        assert found == {key: value for key, value in answers.items() if value is not None}, spec + repr(Path(spec[9:]).read_bytes())
 
     def test_static(self, oracle: Oracle) -> None:
         """A static table has the value that Postfix's has, for the same keys."""
@@ -364,7 +365,7 @@ class TestTables:
     def test_texthash(self, oracle: Oracle) -> None:
         """Generated text files have the entries and the warnings that Postfix finds in them."""
         source = seeded("texthash")
-        pieces = ["a", "B", "a", " ", " ", "\t", "x y", "\r", '"', "\\", "#", ":", "\u00dc", "\udcff", "\0", "\n", "\n", "\n "]
+        pieces = ["a", "B", "a", " ", " ", "\t", "x y", "\r", '"', "\\", "#", ":", "\u00dc", "\n", "\n", "\n "]
 
         def compare(text: str) -> None:
             path = oracle.write(text)
@@ -377,7 +378,12 @@ class TestTables:
             lines = [warning.line for warning in warnings if "NUL" not in warning.text and "must not" not in warning.text]
             assert [int(line) for line in re.findall(r"line (\d+): ", complaints)] == lines, text
 
-        at_once(compare, ["".join(source.choices(pieces, k=source.randrange(60))) for _ in range(150)])
+        def text() -> str:
+            # Not both: versions differ in whether what follows a NUL has to be UTF-8.
+            odd = source.choice(["\udcff", "\0"])
+            return "".join(source.choices([*pieces, odd], k=source.randrange(60)))
+
+        at_once(compare, [text() for _ in range(150)])
 
     def test_fail(self, oracle: Oracle) -> None:
         """A fail table fails, but not for a key that is not UTF-8."""
