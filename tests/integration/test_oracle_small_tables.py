@@ -38,8 +38,6 @@ from .harness.processes import find_program, scratch_directory
 if TYPE_CHECKING:
     from socketmap_memcache.memcache.pool import ClientPool
 
-SEED = random.SystemRandom().randrange(10**6)
-
 AT_ONCE = 16  # Postfix pauses for a second before it gives up: many cases only wait
 
 ODD_KEYS = [
@@ -48,7 +46,7 @@ ODD_KEYS = [
     *('"a b"@c.d', "a\\@b", "u@9.8.7.6.5.4.3.2.1", "u@a.b.c.d", "\u00dc@B\u00dccher.DE", "u@stra\u00dfe.de", " ", "%"),
     *("u@\u0130.tr", "u@\u03a3\u03c2.gr", "u@\ufb01.x", "k" * 240 + "@long.example", "%s@%d", "u@example.com,x", "#@#"),
 ]
-ODD_BYTES = [key.encode() for key in ODD_KEYS] + [b"\xff", b"a@\xff.b", b"\xed\xa0\x80@a.b", b"\x01@a.b", b"\x7f@a.b"]
+ODD_BYTES = [key.encode() for key in ODD_KEYS] + [b"\xff", b"a@\xff.b", b"\xed\xa0\x80@a.b"]
 
 T = TypeVar("T")
 
@@ -58,20 +56,12 @@ def at_once(run: Callable[[T], None], cases: Iterable[T]) -> None:
         list(pool.map(run, cases))
 
 
-def seeded(test: str) -> random.Random:
-    """Return the source of the cases of one test, and print the seed for the report of a failure."""
-    print(f"seed of {test}: {SEED}")
-    return random.Random(f"{SEED} {test}")
-
-
 def context() -> TableContext:
     return TableContext(clients=cast("ClientPool", None))
 
 
-def result_of(answer: T | Deferred[T]) -> T:
-    """Return what is there already."""
-    if not isinstance(answer, Deferred):
-        return answer
+def result_of(answer: Deferred[T]) -> T:
+    """Return the result, which is there already, or raise the failure."""
     results: list[Any] = []
     answer.addBoth(results.append)
     if isinstance(results[0], Failure):
@@ -107,6 +97,12 @@ class Oracle:
     folder: Path
     _numbers: Iterator[int] = attrs.Factory(itertools.count)
 
+    @property
+    def reads_utf8(self) -> bool:
+        """Whether tables made of text fold and check it when they read it. Since 3.11 they only know ASCII then."""
+        major, minor = self.postfix.postconf("-d", "-h", "mail_version").split(".")[:2]
+        return (int(major), int(minor.partition("-")[0])) < (3, 11)
+
     def write(self, content: str | bytes, name: str = "") -> str:
         """Write a file that is old enough for Postfix to read it once, and return its path."""
         path = self.folder / (name or f"file{next(self._numbers)}")
@@ -120,8 +116,8 @@ class Oracle:
         assert len(keys) == len(set(keys))
         name = table.encode(errors="surrogateescape")
         done = self.postfix.postmap("-q", "-", name, stdin=b"".join(key + b"\n" for key in keys))
-        found = [line.split(b"\t", 1) for line in done.stdout.split(b"\n") if line]
-        return {key: value for key, value in found}, done.stderr.decode(errors="replace")
+        found = [line.partition(b"\t") for line in done.stdout.split(b"\n") if line]
+        return {key: value for key, _, value in found}, done.stderr.decode(errors="replace")
 
     def requests(self, cf: str, keys: list[bytes]) -> tuple[list[bytes], str]:
         """Return what a ``memcache:`` table asks its server, and what postmap complains about."""
@@ -153,6 +149,27 @@ def oracle() -> Iterator[Oracle]:
         yield Oracle(Postfix(directory), folder)
 
 
+@pytest.fixture
+def source(request: pytest.FixtureRequest) -> random.Random:
+    """What the cases are made with; a failed test shows the option that repeats them."""
+    seed = request.config.getoption("--differential-seed")
+    print(f"--differential-seed={seed}")
+    return random.Random(f"{seed} {request.node.name}")
+
+
+def problems(read: Parameters) -> list[str]:
+    try:
+        read.finish([])
+    except ConfigurationError as error:
+        return [problem.text for problem in error.problems]
+    return []
+
+
+def matches(listed: MatchList, key: bytes) -> bool:
+    match = listed.match_address(key)
+    return result_of(match) if isinstance(match, Deferred) else match
+
+
 class TestSyntax:
     # Without characters of several bytes: postconf shows those now as they are and now as so many question marks.
     PIECES = ("x", "y z", "=", "#", " ", "\t", "\r", "\v", "\f", '"', "{a b}", "\\", "\udcff", ",")
@@ -175,9 +192,8 @@ class TestSyntax:
             weights=[10, 4, 2, 2, 0.3, 0.2],
         )[0]
 
-    def test_main_cf(self, oracle: Oracle) -> None:
+    def test_main_cf(self, oracle: Oracle, source: random.Random) -> None:
         """Generated files have the entries, the first error and the warnings that postconf finds in its main.cf."""
-        source = seeded("main.cf")
 
         def compare(text: bytes) -> None:
             parsed = parse(text, "main.cf")
@@ -209,10 +225,9 @@ class TestSyntax:
             read = Parameters(parse(f"ttl = {text}".encode(), "x.cf"))
             number = read.integer("ttl", 3600)
             requests, complaints = oracle.requests(f"ttl = {text}\nbackup = static:v", [b"key"])
-            try:
-                read.finish([])
-            except ConfigurationError as error:
-                assert error.problems[0].text.partition(" (")[0] in complaints
+            errors = problems(read)
+            if errors:
+                assert errors[0].partition(" (")[0] in complaints
                 assert not requests
             else:
                 assert requests == [b"get key", b"set key 0 %d 1" % number]
@@ -224,22 +239,20 @@ class TestSyntax:
         read = Parameters(parse(b"max_try = 0", "x.cf"))
         read.integer("max_try", 2, minimum=1)
         _, complaints = oracle.requests("max_try = 0", [b"key"])
-        with pytest.raises(ConfigurationError) as caught:
-            read.finish([])
-        assert caught.value.problems[0].text in complaints
+        (error,) = problems(read)
+        assert error in complaints
 
 
 class TestKeys:
-    def test_key_format(self, oracle: Oracle) -> None:
+    def test_key_format(self, oracle: Oracle, source: random.Random) -> None:
         """Generated templates make the keys that Postfix asks memcached for, of ordinary and odd keys."""
-        source = seeded("key_format")
         pieces = [*(f"%{letter}" for letter in "%sSuUdD12345679"), "%s", "x", ":", "\u00e9"]
         templates = ["".join(source.choices(pieces, k=source.randrange(1, 5))) for _ in range(100)]
         local, label = ("u", "U+x", "a.b", '"q r"', "\u00dc"), ("A", "b", "\u00e9", "", "xn--x")
+        domains = [".".join(source.choices(label, k=source.randrange(1, 6))) for _ in range(50)]
+        keys = list(dict.fromkeys([*ODD_BYTES, *(f"{source.choice(local)}@{domain}".encode() for domain in domains)]))
 
         def compare(template: str) -> None:
-            made = {f"{source.choice(local)}@{'.'.join(source.choices(label, k=source.randrange(1, 6)))}" for _ in "x" * 20}
-            keys = [*ODD_BYTES, *(key.encode() for key in made.difference(ODD_KEYS))]
             key_format = KeyFormat.parse(template)
             expanded = [key_format.expand(folded) for folded in map(fold, keys) if folded]
             wanted = [b"get " + key for key in expanded if key and not re.search(rb"\s", key)]
@@ -287,18 +300,17 @@ class TestDomain:
         marks = source.choices(["", "!", "!!"], weights=[5, 3, 1], k=source.randrange(1, 6))
         return source.choice(separators).join(mark + item() for mark in marks)
 
-    def test_lists(self, oracle: Oracle) -> None:
+    def test_lists(self, oracle: Oracle, source: random.Random) -> None:
         """Generated lists let through the keys that Postfix asks memcached for."""
-        source = seeded("domain")
         keys = [f"{local}@{name}" for local in ("u", "", "x@y") for name in (*self.NAMES, "A.EXAMPLE", "d", "")]
         encoded = list(dict.fromkeys([*(key.encode() for key in keys), *ODD_BYTES]))
 
         def compare(spec: str) -> None:
             listed = MatchList.parse(spec, context())
             folded = [key for key in map(fold, encoded) if key]
-            matching = [key for key in folded if result_of(listed.match_address(key))]
+            matching = [key for key in folded if matches(listed, key)]
             wanted = [b"get " + key for key in matching if not re.search(rb"\s", key)]
-            assert oracle.requests(f"domain = {spec}", encoded)[0] == wanted, spec + str([Path(w.strip('!')).read_text() for w in re.findall('/[^ ,]*',spec)])
+            assert oracle.requests(f"domain = {spec}", encoded)[0] == wanted, spec
 
         at_once(compare, [self.items(source, oracle) for _ in range(150)] + [",", "#a", "c #a", "{c d.example}"])
 
@@ -309,7 +321,7 @@ class TestDomain:
             listed = MatchList.parse(spec, context())
             requests, complaints = oracle.requests(f"domain = {spec}", [b"u@a"])
             try:
-                match = result_of(listed.match_address(b"u@a"))
+                match = matches(listed, b"u@a")
             except TemporaryError:
                 assert "query error" in complaints
                 assert not requests
@@ -337,17 +349,16 @@ class TestTables:
             return
         assert "fatal: " not in complaints, spec
         answers = {key: result_of(table.lookup(key)) for key in keys}
-        assert found == {key: value for key, value in answers.items() if value is not None}, spec + repr(Path(spec[9:]).read_bytes())
+        assert found == {key: value for key, value in answers.items() if value is not None}, spec
 
     def test_static(self, oracle: Oracle) -> None:
         """A static table has the value that Postfix's has, for the same keys."""
         names = ["all", "a b", "{ a b }", "{}", "{ }", "{a{b}c}", "a}", "", "{a", "{a}b", "\u00fc", "\udcff", " a "]
         at_once(lambda name: self.compare(oracle, f"static:{name}", ODD_BYTES), names)
 
-    def test_inline(self, oracle: Oracle) -> None:
+    def test_inline(self, oracle: Oracle, source: random.Random) -> None:
         """Generated inline tables have what Postfix's have, or cannot be opened either."""
-        source = seeded("inline")
-        keys = ["a", "A", "\u00dc", "stra\u00dfe", '"a b"', "a\\ b", "c.d@e", ""]
+        keys = ["a", "A", '"a b"', "a\\ b", "c.d@e", "", *(["\u00dc", "stra\u00dfe"] if oracle.reads_utf8 else [])]
         values = ["1", "two words", "", "a=b", "\u00dc", "x, y"]
 
         def pair() -> str:
@@ -357,15 +368,28 @@ class TestTables:
             return f"{{{blank}{text}{blank}}}" if braces else text
 
         separators = [", ", ",", " ", "\t"]
-        names = [f"{{ {source.choice(separators).join(pair() for _ in range(source.randrange(1, 6)))} }}" for _ in range(150)]
-        names += ["", "a=b", "{}", "{ }", "{a}", "{ a = b }", "{{}}", "{a=b", "{a=b}c", "{{a=b}c}", '{{"a=b}}', "{a=\udcff}"]
+        tables = [source.choice(separators).join(pair() for _ in range(source.randrange(1, 6))) for _ in range(150)]
+        names = ["{" + table + "}" for table in tables]
+        names += [
+            "",
+            "a=b",
+            "{}",
+            "{ }",
+            "{a}",
+            "{ a = b }",
+            "{{}}",
+            "{a=b",
+            "{a=b}c",
+            "{{a=b}c}",
+            '{{"a=b}}',
+            "{a=\udcff}",
+        ]
         asked = [*ODD_BYTES, *(key.encode() for key in keys if key not in ODD_KEYS), b"\xc3\xbc", b"strasse", b"C.D@E"]
         at_once(lambda name: self.compare(oracle, f"inline:{name}", asked), names)
 
-    def test_texthash(self, oracle: Oracle) -> None:
+    def test_texthash(self, oracle: Oracle, source: random.Random) -> None:
         """Generated text files have the entries and the warnings that Postfix finds in them."""
-        source = seeded("texthash")
-        pieces = ["a", "B", "a", " ", " ", "\t", "x y", "\r", '"', "\\", "#", ":", "\u00dc", "\n", "\n", "\n "]
+        pieces = ["a", "B", "a", " ", " ", "\t", "x y", "\r", '"', "\\", "#", ":", "\n", "\n", "\n "]
 
         def compare(text: str) -> None:
             path = oracle.write(text)
@@ -375,13 +399,15 @@ class TestTables:
             keys = [key for key in {*entries, *extra} if b"\t" not in key]
             self.compare(oracle, f"texthash:{path}", keys)
             _, complaints = oracle.postmap(f"texthash:{path}", [b"x"])
-            lines = [warning.line for warning in warnings if "NUL" not in warning.text and "must not" not in warning.text]
-            assert [int(line) for line in re.findall(r"line (\d+): ", complaints)] == lines, text
+            lines = [str(warning.line) for warning in warnings if not re.match("text after|a logical", warning.text)]
+            assert re.findall(r"line (\d+): (?!text after)", complaints) == lines, text
+
+        reads_utf8 = oracle.reads_utf8
 
         def text() -> str:
             # Not both: versions differ in whether what follows a NUL has to be UTF-8.
-            odd = source.choice(["\udcff", "\0"])
-            return "".join(source.choices([*pieces, odd], k=source.randrange(60)))
+            odd = source.choice([["\u00dc", "\udcff"], ["\0"]]) if reads_utf8 else []
+            return "".join(source.choices(pieces + odd, k=source.randrange(60)))
 
         at_once(compare, [text() for _ in range(150)])
 

@@ -74,6 +74,7 @@ class TestInteger:
             "x.cf:4: invalid d parameter value 10 > 9",
         ]
 
+    @settings(deadline=None)
     @given(st.integers(), st.sampled_from(["", " ", "\t\f\v\r\n "]))
     def test_any_integer(self, number: int, blanks: str) -> None:
         """All integers of 32 bits are read, after white space too, and no others."""
@@ -211,8 +212,8 @@ class TestProblems:
             ]
             assert not (warnings if fatal else errors)
 
-    @given(st.text())
     @settings(deadline=None)
+    @given(st.text())
     def test_any_value(self, value: str) -> None:
         """Any text is read as any type without an exception."""
         read = Parameters(ParsedFile("x.cf", {"a": Entry("a", value, 1, "x.cf")}))

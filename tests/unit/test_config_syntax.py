@@ -88,6 +88,7 @@ class TestLogicalLines:
         assert list(logical_lines(b"a\0b\n c\nd", "x.cf", warnings)) == [(1, b"a"), (3, b"d")]
         assert texts(warnings) == ["x.cf:1: text after a NUL byte is ignored"]
 
+    @settings(deadline=None)
     @given(odd_text)
     def test_never_starts_with_white_space(self, text: bytes) -> None:
         """A logical line has no NUL and no newline, starts with neither white space nor '#', and comes in order."""
@@ -154,6 +155,7 @@ class TestParse:
         assert list(parsed.entries) == ["\ufeffttl"]
         assert "byte order mark" in str(parsed.warnings[0])
 
+    @settings(deadline=None)
     @given(st.binary() | odd_text)
     def test_any_bytes(self, text: bytes) -> None:
         """Any bytes are read without an exception, and everything found has its place in the text."""
@@ -165,6 +167,7 @@ class TestParse:
         assert all(path == "x.cf" and 1 <= line <= lines for path, line in places)
         assert all(str(problem).isprintable() for problem in problems)
 
+    @settings(deadline=None)
     @given(st.dictionaries(st.text("abc_01", min_size=1), st.text("a=#$ {\\\u00e9").map(str.strip)))
     def test_round_trip(self, values: dict[str, str]) -> None:
         """What is written as lines of name = value is read back."""
@@ -200,6 +203,7 @@ class TestSplitList:
         """Items end at commas and blanks that are not in braces."""
         assert split_list(text) == words
 
+    @settings(deadline=None)
     @given(st.text(alphabet="ab ,{}"))
     def test_nothing_lost(self, text: str) -> None:
         """Only separators are dropped, and no item is empty."""
@@ -314,8 +318,8 @@ class TestExpand:
         assert errors
         assert "nested in more than 100" in str(errors[0])
 
-    @given(st.text(alphabet="ab$(){} ?:"))
     @settings(deadline=None)
+    @given(st.text(alphabet="ab$(){} ?:"))
     def test_any_value(self, value: str) -> None:
         """Any value is expanded or an error, never an exception; after an expansion no $ is left that was not $$."""
         entries = {"a": Entry("a", value, 1, "main.cf"), "b": Entry("b", "x", 2, "main.cf")}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketmap_memcache.tables.folding import fold, normalize, valid
@@ -35,6 +35,7 @@ class TestFold:
         assert fold(key) is None
         assert not valid(key)
 
+    @settings(deadline=None)
     @given(st.text())
     def test_stable(self, text: str) -> None:
         """A folded key stays as it is when it is folded again, as it is on its way through several tables."""
@@ -45,6 +46,7 @@ class TestFold:
         assert folded is not None
         assert fold(folded) == folded
 
+    @settings(deadline=None)
     @given(st.binary())
     def test_any_bytes(self, key: bytes) -> None:
         """Any bytes fold exactly when they are valid, and normalizing is folding or nothing."""

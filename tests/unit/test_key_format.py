@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from socketmap_memcache.config.syntax import excerpt
@@ -132,11 +132,13 @@ class TestExpand:
         """A key that lacks anything the template uses is skipped, and so is an empty result."""
         assert expand(template, key) is None
 
+    @settings(deadline=None)
     @given(templates, st.text(alphabet="ab@. \u00e9", max_size=12))
     def test_model(self, template: str, key: str) -> None:
         """Any template and key give what a slow reading of memcache_table(5) gives."""
         assert expand(template, key) == model(template, key)
 
+    @settings(deadline=None)
     @given(st.text())
     def test_any_template(self, template: str) -> None:
         """Any text is a template or a ValueError."""

@@ -137,8 +137,8 @@ class TestNames(MatchListTests):
         assert len(into.warnings) == 1
         assert "is not UTF-8" in str(into.warnings[0])
 
-    @given(st.text())
     @settings(deadline=None)
+    @given(st.text())
     def test_any_text(self, spec: str) -> None:
         """Any text is a list or a ConfigurationError."""
         try:

@@ -125,8 +125,8 @@ class TestInline(SmallTableTests):
             assert reason in error
             assert 'need "inline:{name=value...}"' in error
 
-    @given(st.text())
     @settings(deadline=None)
+    @given(st.text())
     def test_any_name(self, name: str) -> None:
         """Any text is a table or a ConfigurationError."""
         try:
@@ -181,6 +181,7 @@ class TestTexthashParse(SynchronousTestCase):
         assert entries == {b"root:": b"me"}
         assert warnings == ['map:1: this is in "key: value" format; is it an alias file?']
 
+    @settings(deadline=None)
     @given(st.binary())
     def test_any_bytes(self, text: bytes) -> None:
         """Any bytes are read without an exception."""
