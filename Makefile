@@ -23,7 +23,7 @@ run: $(VENV)/installed
 	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
 
 test: $(VENV)/installed-test
-	@tests/install-packages postfix memcached cc
+	@tests/install-packages postfix memcached nc cc
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS)
 

@@ -28,11 +28,12 @@ class Options(usage.Options):
 def makeService(options: Options) -> IService:
     """Make the service.
 
-    :raises UsageError: with all that is wrong with the configuration; twistd prints it and ends.
+    :raises SystemExit: with all that is wrong with the configuration: the process ends and says just that. (Of a
+        UsageError, twistd would show a traceback.)
     """
     from twisted.internet import reactor
 
     try:
         return SocketmapMemcacheService(options["config"], options["set"], reactor)
     except ConfigurationError as error:
-        raise usage.UsageError(f"the configuration has errors:\n{error}") from None
+        raise SystemExit(f"socketmap-memcache: the configuration has errors:\n{error}") from None

@@ -24,8 +24,26 @@ _INET = re.compile(r"inet:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<po
 _UNIX = re.compile(r"unix:(?P<path>/.*?)(?P<options>(?::(?:mode|user|group)=[^:]*)*)")
 _SYSTEMD = re.compile(r"systemd:domain=(?P<domain>UNIX|INET|INET6):(?:index=(?P<index>[0-9]+)|name=(?P<name>[^:]+))")
 
-
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+
+
+def _passed_by_systemd() -> list[str]:
+    """Give the names of the sockets that systemd has passed, in order; they may be empty: sd_listen_fds(3)."""
+    environment = {}
+    # Not os.environ: Twisted has taken these variables out of that, for its own endpoint.
+    with suppress(OSError):
+        for entry in Path("/proc/self/environ").read_bytes().split(b"\0"):
+            variable, _, value = entry.partition(b"=")
+            environment[variable] = value
+    count = environment.get(b"LISTEN_FDS", b"")
+    if environment.get(b"LISTEN_PID") != b"%d" % os.getpid() or not count.isdigit():
+        return []
+    names = environment.get(b"LISTEN_FDNAMES", b"").decode(errors="replace").split(":")
+    return (names + [""] * int(count))[: int(count)]
+
+
+# Now, because a daemon gets another process id, and has to know it still at a reload.
+_PASSED = _passed_by_systemd()
 
 
 def backlog() -> int:
@@ -199,7 +217,10 @@ def parse(text: str, reactor: Any) -> ListenAddress:
         return _parse_unix(text)
     if kind == "systemd":
         return _parse_systemd(text)
-    serverFromString(reactor, text)
+    try:
+        serverFromString(reactor, text)
+    except Exception as error:  # TypeError, IndexError, OSError...: each kind of Twisted's has its own
+        raise ValueError(f"{text!r} is not an address to listen on: {error}") from error
     return TwistedAddress(text)
 
 
@@ -217,6 +238,8 @@ def _parse_unix(text: str) -> UnixAddress:
     options = dict(option.split("=", 1) for option in match["options"].split(":")[1:])
     try:
         mode = int(options.get("mode", "666"), 8)
+        if not 0 <= mode <= 0o777:
+            raise ValueError
         user = pwd.getpwnam(options["user"]).pw_uid if "user" in options else -1
         group = grp.getgrnam(options["group"]).gr_gid if "group" in options else -1
     except ValueError:
@@ -230,9 +253,8 @@ def _parse_systemd(text: str) -> SystemdAddress:
     match = _SYSTEMD.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r}: write systemd:domain=UNIX:index=0 (or INET, INET6; or name=...)")
-    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-    passed = int(os.environ.get("LISTEN_FDS", "0")) if os.environ.get("LISTEN_PID") == str(os.getpid()) else 0
-    index = names.index(match["name"]) if match["name"] in names else int(match["index"] or passed)
+    passed = len(_PASSED)
+    index = _PASSED.index(match["name"]) if match["name"] in _PASSED else int(match["index"] or passed)
     if index >= passed:
         raise ValueError(f"{text!r}: systemd passed {passed} sockets, and not this one (sd_listen_fds(3))")
     return SystemdAddress(text, match["domain"], _FIRST_PASSED + index)

@@ -59,7 +59,7 @@ class TestPostmap:
         assert (answer.returncode, answer.stdout, answer.stderr) == (1, b"", b"")
 
     def test_many_keys(self, site: Site, transport: str) -> None:
-        """``postmap -q -`` with hundreds of keys, every other one known, prints what it prints with Postfix's own client."""
+        """Hundreds of keys for ``postmap -q -``, half of them known, give what they give with Postfix's own client."""
         known = [key.upper() if number % 3 == 0 else key for number, key in enumerate(PRESENT)]
         keys = [line for number, key in enumerate(known) for line in (key, b"unknown%d@example.com" % number)]
         stdin = b"".join(key + b"\n" for key in keys)
@@ -70,7 +70,7 @@ class TestPostmap:
         assert (answer.returncode, answer.stdout, answer.stderr) == (native.returncode, native.stdout, native.stderr)
 
     def test_no_key_found(self, site: Site, transport: str) -> None:
-        """``postmap -q -`` exits with 1 when no key is found."""
+        """The exit status of ``postmap -q -`` is 1 when no key is found."""
         answer = site.postfix.postmap("-q", "-", site.map(transport), stdin=b"no@example.com\nnot@example.com\n")
         assert (answer.returncode, answer.stdout, answer.stderr) == (1, b"", b"")
 
@@ -143,7 +143,9 @@ def mail_site() -> Iterator[MailSite]:
         socket_directory.mkdir()
         memcache = f"memcache = {memcached.address}\nkey_format = t:%s\n"
         aliases = write_config(directory / "aliases.cf", memcache)
-        backup = write_config(directory / "backup", "alice@example.com a@backup.example\ncarol@example.com c@backup.example\n")
+        backup = write_config(
+            directory / "backup", "alice@example.com a@backup.example\ncarol@example.com c@backup.example\n"
+        )
         backed = write_config(directory / "backed.cf", f"{memcache}backup = texthash:{backup}\n")
         listen = [f"unix:{socket_directory}/socketmap.sock", tcp]
         tables = f"tables = aliases=memcache:{aliases}, backed=memcache:{backed}\n"
@@ -178,7 +180,7 @@ def down(mail_site: MailSite) -> MailSite:
 class TestSmtpd:
     @pytest.mark.parametrize("chrooted", [False, True], ids=["not-chrooted", "chrooted"])
     def test_up(self, up: MailSite, chrooted: bool) -> None:
-        """A known address is accepted, an unknown one is rejected for good, chrooted or not with the same main.cf line."""
+        """A known address is accepted and an unknown one rejected for good, chrooted or not, by one line of main.cf."""
         known, unknown = replies(up.chrooted_port if chrooted else up.postfix.port, KNOWN, UNKNOWN)
         assert known.code == 250, known
         assert unknown.code == 550, unknown
@@ -194,7 +196,9 @@ class TestSmtpd:
     def test_backup_up(self, up: MailSite) -> None:
         """What the cache has not is asked of the backup."""
         assert [reply.code for reply in replies(up.backed_port, KNOWN, BACKED, UNKNOWN)] == [250, 250, 550]
-        wait_until(lambda: up.memcached.get(b"t:carol@example.com") == b"c@backup.example", "the backup's value is cached")
+        wait_until(
+            lambda: up.memcached.get(b"t:carol@example.com") == b"c@backup.example", "the backup's value is cached"
+        )
 
     def test_backup_down(self, down: MailSite) -> None:
         """With memcached down, the backup accepts and rejects."""
@@ -230,7 +234,7 @@ class TestSmtpd:
 @needs_root
 class TestRelativePath:
     def test_postmap(self, up: MailSite, monkeypatch: pytest.MonkeyPatch) -> None:
-        """postmap finds the relative path of main.cf when it is run in the queue directory."""
+        """The relative path of main.cf serves postmap when that is run in the queue directory."""
         monkeypatch.chdir(up.postfix.postconf("-h", "queue_directory"))
         answer = up.postfix.postmap("-q", KNOWN, up.postfix.postconf("-h", "virtual_alias_maps"))
         assert (answer.returncode, answer.stdout) == (0, b"alice@mail.example.com\n")

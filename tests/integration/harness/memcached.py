@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .processes import Server, accepts, connect, find_program, free_port
+from .processes import Server, accepts, connect, find_program, free_port, wait_until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,6 +44,9 @@ class Memcached(Server):
     def freeze(self) -> None:
         """Let it hang (SIGSTOP): connections are accepted by the kernel, and nothing answers."""
         self.send_signal(signal.SIGSTOP)
+        threads = list(Path(f"/proc/{self.pid}/task").glob("*/stat"))
+        # Each thread stops when its turn comes; until then it may answer.
+        wait_until(lambda: all(b") T " in thread.read_bytes() for thread in threads), "all threads have stopped")
 
     def thaw(self) -> None:
         """End :meth:`freeze`."""

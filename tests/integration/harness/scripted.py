@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socketserver
+import itertools
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import attrs
 
-
-@attrs.define
 class Get:
     """A ``get`` to be answered.
 
@@ -19,88 +17,93 @@ class Get:
     :ivar connection: which connection of the server's it came on, counted from 1.
     """
 
-    key: bytes
-    connection: int
-    _server: _Server
-    _handler: _Handler
+    def __init__(self, key: bytes, connection: int, client: socket.socket, closing: threading.Event) -> None:
+        self.key = key
+        self.connection = connection
+        self._client = client
+        self._closing = closing
 
     def send(self, data: bytes) -> None:
-        self._handler.wfile.write(data)
+        self._client.sendall(data)
 
     def wait(self, seconds: float) -> None:
-        """Wait, or shorter: until the server is closed."""
-        self._server.closing.wait(seconds)
+        """Wait, but no longer than the server lives."""
+        self._closing.wait(seconds)
 
     def hang(self) -> None:
-        """Say nothing more until the client leaves or the server is closed."""
-        self._handler.connection.settimeout(0.1)
-        while not self._server.closing.is_set():
-            with suppress(TimeoutError):
-                if not self._handler.connection.recv(1000):
-                    return
+        """Say nothing more until the client leaves."""
+        while self._client.recv(1000):
+            pass
 
 
 #: Answers a get, and says whether the connection goes on.
 Script = Callable[[Get], bool]
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    server: _Server
-
-    def handle(self) -> None:
-        number = self.server.count_connection()
-        with suppress(ConnectionError):
-            while line := self.rfile.readline():
-                words = line.split()
-                if words[0] == b"set":
-                    self.rfile.read(int(words[4]) + 2)
-                    self.wfile.write(b"STORED\r\n")
-                    continue
-                self.server.gets.append(words[1])
-                if not self.server.script(Get(words[1], number, self.server, self)):
-                    return
-
-
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, path: Path, script: Script) -> None:
-        self.script = script
-        self.gets: list[bytes] = []
-        self.closing = threading.Event()
-        self._connections = 0
-        self._lock = threading.Lock()
-        super().__init__(str(path), _Handler)
-
-    def count_connection(self) -> int:
-        with self._lock:
-            self._connections += 1
-            return self._connections
-
-
-@attrs.frozen
 class ScriptedMemcached:
-    """A running one.
+    """What is served by :func:`scripted_memcached`.
 
     :ivar address: as a ``.cf`` file wants it.
     :ivar gets: the keys that it was asked for, in order.
     """
 
-    address: str
-    gets: list[bytes]
+    def __init__(self, path: Path, script: Script) -> None:
+        self.address = f"unix:{path}"
+        self.gets: list[bytes] = []
+        self._script = script
+        self._closing = threading.Event()
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._clients: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listening.bind(str(path))
+        self._listening.listen(128)
+
+    def start(self) -> None:
+        self._start(self._accept)
+
+    def close(self) -> None:
+        """End all threads."""
+        self._closing.set()
+        for each in (self._listening, *self._clients):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # a thread that waits for it wakes up
+        for thread in self._threads:
+            thread.join()
+        self._listening.close()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            for number in itertools.count(1):
+                client, _ = self._listening.accept()
+                self._clients.append(client)
+                self._start(self._serve, client, number)
+
+    def _serve(self, client: socket.socket, number: int) -> None:
+        with suppress(OSError), client, client.makefile("rb") as commands:
+            for line in commands:
+                words = line.split()
+                if words[0] == b"set":
+                    commands.read(int(words[4]) + 2)
+                    client.sendall(b"STORED\r\n")
+                    continue
+                self.gets.append(words[1])
+                if not self._script(Get(words[1], number, client, self._closing)):
+                    return
 
 
 @contextmanager
 def scripted_memcached(path: Path, script: Script) -> Iterator[ScriptedMemcached]:
     """Serve on a UNIX socket; a ``set`` is always stored, and forgotten."""
-    with _Server(path, script) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        try:
-            yield ScriptedMemcached(f"unix:{path}", server.gets)
-        finally:
-            server.closing.set()
-            server.shutdown()
+    server = ScriptedMemcached(path, script)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def value(key: bytes, data: bytes) -> bytes:

@@ -59,6 +59,10 @@ class SocketmapClient:
         assert payload[-1:] == b",", payload
         return payload[:-1]
 
+    def read(self, size: int) -> bytes:
+        """Return so many bytes of the replies as they are, or fewer if the server closes the connection."""
+        return self._replies.read(size)
+
     def closed(self) -> bool:
         """Wait until the server closes the connection; false if it sends something before."""
         return self._replies.read(1) == b""
@@ -74,3 +78,9 @@ class SocketmapClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def ask(address: str, name: str, key: bytes = b"key") -> bytes:
+    """Return the payload of the reply to one look-up on a connection of its own."""
+    with SocketmapClient(address) as client:
+        return client.ask(name, key)
