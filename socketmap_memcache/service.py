@@ -63,12 +63,17 @@ class SocketmapMemcacheService(Service):
         :raises CannotListenError: naming the address.
         """
         super().privilegedStartService()
+        self._listen()
+
+    def _listen(self) -> None:
         for address in self._config.socketmap_listen:
             self._ports.append(address.listen(self._reactor, self._factory))
 
     def startService(self) -> None:
         """Say what is served, and reload on SIGHUP from now on."""
         super().startService()
+        if not self._ports:
+            self._listen()
         self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
         for line in self.banner():
             self.log.info("{line}", line=line)
@@ -114,6 +119,9 @@ class SocketmapMemcacheService(Service):
             for problem in error.problems:
                 self.log.error("{problem}", problem=problem)
             self.log.error("reload refused: the configuration has errors; the one before goes on serving")
+            return
+        except Exception:  # noqa: BLE001 (whatever it is, it belongs in the log now)
+            self.log.failure("reload failed in an unforeseen way; the configuration before goes on serving")
             return
         if not self.running:
             new.close()

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         return 1
     _print("warning", context.warnings)
     for name, table in config.tables.items():
-        print(f"{name} = {table.name}")
+        print(f"{name} = {table.name}".encode(errors="backslashreplace").decode())
     config.close()
     print(f"{options.config}: no errors")
     return 0

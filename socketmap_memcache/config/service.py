@@ -30,7 +30,7 @@ DEFAULTS = {
 #: Postfix closes a connection after 10 s without use and after 100 s in any case, and may wait 100 s for a reply.
 _LEAST_IDLE_TIMEOUT = 101
 
-_MAP_NAME = re.compile(r"[^\s:=,]+")
+_MAP_NAME = re.compile(r"[^\s:=,\udc80-\udcff]+")  # those last stand for what is not UTF-8
 
 
 @attrs.frozen

@@ -38,10 +38,18 @@ class SocketmapConnection(StreamConnection):
         if table is None:
             self.reply(request, self.factory.unknown_map(name, self))
             return
-        table.lookup(key).addCallbacks(self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,))
+        try:
+            answer = table.lookup(key)
+        except Exception:  # noqa: BLE001 (whatever a table does, its client gets a reply)
+            self._failed(Failure(), request)
+            return
+        answer.addCallbacks(self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,))
 
     def _answer(self, value: bytes | None, request: Request) -> None:
-        self.reply(request, NOTFOUND if value is None else socketmap.found(value))
+        try:
+            self.reply(request, NOTFOUND if value is None else socketmap.found(value))
+        except Exception:  # noqa: BLE001 (a request without a reply would hold up those behind it for ever)
+            self._failed(Failure(), request)
 
     def _failed(self, failure: Failure, request: Request) -> None:
         error = failure.value

@@ -176,9 +176,12 @@ class MemcacheClient:
             late = [command for command in self._connection.in_flight if command.deadline <= now]
             if late:
                 self._connection.drop(self._timed_out(late[0]), late)
-        left = [*self._waiting, *(self._connection.in_flight if self._connection is not None else ())]
+        left = self._unanswered()
         if left:
             self._watch_until(min(command.deadline for command in left), now)
+
+    def _unanswered(self) -> list[Command]:
+        return self._waiting if self._connection is None else [*self._waiting, *self._connection.in_flight]
 
     def _timed_out(self, command: Command) -> LookupTimeout:
         return LookupTimeout(f"memcached {self.name}: no answer within {command.limits.timeout:g} s")
@@ -230,12 +233,13 @@ class MemcacheClient:
                 seconds=LAST_PROBE,
             )
         self._state = _State.DOWN
+        # Before anybody hears of it, and may close the client.
+        self._probe = self._reactor.callLater(self._probe_pause, self._send_probe)
+        self._probe_pause = min(self._probe_pause * 2, LAST_PROBE)
         kind = LookupTimeout if timed_out else TemporaryError
         waiting, self._waiting = self._waiting, []
         for command in waiting:
             command.done.errback(kind(f"memcached {self.name} is down: {reason}"))
-        self._probe = self._reactor.callLater(self._probe_pause, self._send_probe)
-        self._probe_pause = min(self._probe_pause * 2, LAST_PROBE)
 
     def _send_probe(self) -> None:
         self._probe = None

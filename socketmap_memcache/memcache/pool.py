@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import Lock
 from typing import Any
 
 from socketmap_memcache.memcache.client import MemcacheClient
@@ -22,14 +23,16 @@ class ClientPool:
         self.reactor = reactor
         self._clients: dict[str, ICache] = {}
         self._users: dict[str, int] = {}
+        self._lock = Lock()  # a reload opens tables in a thread, while old ones may be let go
 
     def memcached(self, server: Server) -> ICache:
         """Give the client of a server, which connects when it is first used."""
         name = server.name
-        if name not in self._clients:
-            self._clients[name] = MemcacheClient(name, partial(server.connect, self.reactor), self.reactor)
-        self._users[name] = self._users.get(name, 0) + 1
-        return self._clients[name]
+        with self._lock:
+            if name not in self._clients:
+                self._clients[name] = MemcacheClient(name, partial(server.connect, self.reactor), self.reactor)
+            self._users[name] = self._users.get(name, 0) + 1
+            return self._clients[name]
 
     def memory(self, name: str, size_limit: int) -> ICache:
         """Give a cache of its own in memory, of about ``size_limit`` bytes at most."""
@@ -37,10 +40,11 @@ class ClientPool:
 
     def release(self, cache: ICache) -> None:
         """Take back what one call of :meth:`memcached` or :meth:`memory` gave."""
-        users = self._users.get(cache.name, 1) - 1
-        if users:
-            self._users[cache.name] = users
-            return
-        self._users.pop(cache.name, None)
-        self._clients.pop(cache.name, None)
+        with self._lock:
+            users = self._users.get(cache.name, 1) - 1
+            if users:
+                self._users[cache.name] = users
+                return
+            self._users.pop(cache.name, None)
+            self._clients.pop(cache.name, None)
         cache.close()

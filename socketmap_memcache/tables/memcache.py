@@ -69,6 +69,8 @@ class MemcacheTable:
         self._cache = cache
         self._backup = backup
         self._pool: ClientPool | None = pool
+        self._under_way = 0  # look-ups that may still need the cache or the backup
+        self._closed = False
         self._too_long_logged = False
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
@@ -80,11 +82,23 @@ class MemcacheTable:
             return self._lookup_in_domain(folded)
         match = self._settings.domain.match_address(folded)
         if isinstance(match, Deferred):
-            return match.addCallback(lambda yes: self._lookup_in_domain(folded) if yes else None)
+            self._under_way += 1
+            return match.addCallback(lambda yes: self._lookup_in_domain(folded) if yes else None).addBoth(self._done)
         return self._lookup_in_domain(folded) if match else succeed(None)
 
     def close(self) -> None:
         """Let go of everything; see :class:`ITable`."""
+        self._closed = True
+        if not self._under_way:
+            self._let_go()
+
+    def _done(self, result: Any) -> Any:
+        self._under_way -= 1
+        if self._closed and not self._under_way:
+            self._let_go()
+        return result
+
+    def _let_go(self) -> None:
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -107,6 +121,7 @@ class MemcacheTable:
         answer: Deferred[bytes | None] = self._cache.get(cache_key, self._limits)
         if self._backup is not None:
             asked = (key, cache_key)
+            self._under_way += 1
             answer.addCallbacks(self._cached, self._cache_failed, callbackArgs=asked, errbackArgs=asked)
         return answer
 
@@ -117,16 +132,17 @@ class MemcacheTable:
         return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
 
     def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> Any:
-        return self._ask_backup(key, cache_key) if value is None else value
+        return self._ask_backup(key, cache_key) if value is None else self._done(value)
 
     def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Any:
-        failure.trap(TemporaryError)
+        if failure.check(TemporaryError) is None:
+            return self._done(failure)
         return self._ask_backup(key, cache_key)
 
     def _ask_backup(self, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
         assert self._backup is not None
         answer: Deferred[bytes | None] = self._backup.lookup(key)
-        return answer.addCallback(self._refill, cache_key)
+        return answer.addCallback(self._refill, cache_key).addBoth(self._done)
 
     def _refill(self, value: bytes | None, cache_key: bytes) -> bytes | None:
         """Put into the cache what the backup has. The look-up does not wait for it, nor fail with it."""
@@ -211,7 +227,7 @@ def _key_format(parameters: Parameters) -> KeyFormat:
         return KeyFormat.parse("%s")
     if not key_format.template:
         parameters.warn("key_format", "an empty key_format disables all look-ups")
-    elif any(byte in b" \t\r\n\v\f" for byte in key_format.template):
+    elif any(byte in b" \t\r\n\v\f" for byte in key_format.template) and not parameters.text("key_digest", ""):
         parameters.warn("key_format", "a key_format with white space disables all look-ups")
     return key_format
 

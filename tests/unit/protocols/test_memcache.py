@@ -60,7 +60,9 @@ def test_is_not_key(key: bytes) -> None:
         pytest.param(b"VALUE k x 1\r\nv\r\nEND\r\n", [Reply(b"END", b"k", b"v")], id="flags are not looked at"),
         pytest.param(b"VALUE k 0 1 77\r\nv\r\nEND\r\n", [Reply(b"END", b"k", b"v")], id="cas number"),
         pytest.param(b"VALUE k 0 1\nv\r\nEND\n", [Reply(b"END", b"k", b"v")], id="bare line feeds after lines"),
-        pytest.param(b"VALUE k 0 100\r\n" + b"v" * 100 + b"\r\nEND\r\n", [Reply(b"END", b"k", b"v" * 100)], id="longest"),
+        pytest.param(
+            b"VALUE k 0 100\r\n" + b"v" * 100 + b"\r\nEND\r\n", [Reply(b"END", b"k", b"v" * 100)], id="longest"
+        ),
         pytest.param(
             b"VALUE k 0 101\r\n" + b"v" * 101 + b"\r\nEND\r\nEND\r\n",
             [Reply(b"END", b"k", None, 101), Reply(b"END")],
@@ -154,7 +156,19 @@ def reply_bytes() -> st.SearchStrategy[bytes]:
     key = st.sampled_from([b"k", b"a\tb", b"a\x0bb", b"a\x1cb", b"\xff", b""])
     whole = st.builds(lambda k, v: b"VALUE %b 0 %d\r\n%b\r\nEND\r\n" % (k, len(v), v), key, value)
     pieces = st.sampled_from(
-        [b"END\r\n", b"STORED\r\n", b"ERROR\n", b"VALUE ", b"k ", b"0 1\r\n", b"\tb 0 1 ", b"9\r\n", b"\r", b"\n", b"0 "]
+        [
+            b"END\r\n",
+            b"STORED\r\n",
+            b"ERROR\n",
+            b"VALUE ",
+            b"k ",
+            b"0 1\r\n",
+            b"\tb 0 1 ",
+            b"9\r\n",
+            b"\r",
+            b"\n",
+            b"0 ",
+        ]
     )
     return st.one_of(whole, whole, pieces, st.binary(max_size=4))
 

@@ -95,15 +95,10 @@ def test_stays_broken() -> None:
 def test_partial() -> None:
     """The reader knows whether bytes are left that have not been given back."""
     reader = NetstringReader(100)
-    assert not reader.partial
-    reader.feed(b"1:a,2")
-    assert reader.partial
-    assert reader.next_payload() == b"a"
-    assert reader.next_payload() is None
-    assert reader.partial
-    reader.feed(b":bc,")
-    assert reader.next_payload() == b"bc"
-    assert not reader.partial
+    for data, payload, rest in ((b"", None, False), (b"1:a,2", b"a", True), (b"", None, True), (b":bc,", b"bc", False)):
+        reader.feed(data)
+        assert reader.next_payload() == payload
+        assert reader.partial is rest
 
 
 @given(st.lists(st.binary(max_size=120), max_size=8), st.data())
@@ -124,9 +119,15 @@ def test_any_chunks(payloads: list[bytes], data: st.DataObject) -> None:
     st.data(),
 )
 def test_garbage(garbage: bytes, data: st.DataObject) -> None:
-    """Any bytes give payloads or a NetstringError, nothing else, and however they are cut the same ones."""
+    """Any bytes give payloads or a NetstringError, nothing else, and however they are cut the same ones.
+
+    Only the error's text may depend on how much of the garbage there was to see.
+    """
     assert issubclass(NetstringError, ProtocolError)
-    assert read(data.draw(chunked(garbage)), 12) == read([garbage], 12)
+    payloads, error = read(data.draw(chunked(garbage)), 12)
+    expected, expected_error = read([garbage], 12)
+    assert payloads == expected
+    assert bool(error) == bool(expected_error)
 
 
 class CountingReader(NetstringReader):

@@ -38,7 +38,13 @@ def test_parse_request(request_: bytes, expected: tuple[bytes, bytes]) -> None:
 
 @pytest.mark.parametrize(
     "request_, reason",
-    [(b"", "no blank"), (b"map", "no blank"), (b"map\tkey", "no blank"), (b" key", "no map name"), (b" ", "no map name")],
+    [
+        (b"", "no blank"),
+        (b"map", "no blank"),
+        (b"map\tkey", "no blank"),
+        (b" key", "no map name"),
+        (b" ", "no map name"),
+    ],
 )
 def test_bad_request(request_: bytes, reason: str) -> None:
     """A request without a blank or without a map name is refused, with the reason."""

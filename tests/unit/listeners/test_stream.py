@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, Request, StreamConnection, StreamFactory
+from socketmap_memcache.protocols.netstring import NetstringReader, encode
+from tests.unit.listeners.transports import Client
+
+
+class PlainConnection(StreamConnection):
+    """Leaves each request to the test, but for those that begin with a ``!``, which it answers at once."""
+
+    factory: PlainFactory
+
+    def __init__(self) -> None:
+        super().__init__(NetstringReader(1000))
+        self.asked: list[tuple[bytes, Request]] = []
+
+    def request_received(self, payload: bytes, request: Request) -> None:
+        if payload.startswith(b"!"):
+            self.reply(request, payload)
+        else:
+            self.asked.append((payload, request))
+
+    def answer(self, *places: int) -> None:
+        """Answer the requests that the test was left, by their number."""
+        for place in places:
+            payload, request = self.asked[place]
+            self.reply(request, payload)
+
+
+class PlainFactory(StreamFactory):
+    protocol = cast(Any, PlainConnection)
+    kind = "plain"
+
+
+def requests(*payloads: bytes) -> bytes:
+    return b"".join(map(encode, payloads))
+
+
+def texts(events: Sequence[LogEvent]) -> list[str]:
+    return [formatEvent(event) for event in events]
+
+
+class StreamTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.factory = PlainFactory(self.clock, 400)
+        self.factory.doStart()
+        self.client = Client(self.factory)
+
+    @property
+    def server(self) -> PlainConnection:
+        return cast(PlainConnection, self.client.protocol)
+
+
+class TestReplies(StreamTests):
+    def test_interface(self) -> None:
+        """A connection hears of a client that sends no more."""
+        verifyObject(IHalfCloseableProtocol, self.server)
+
+    def test_at_once(self) -> None:
+        """A request that can be answered at once is."""
+        self.client.send(requests(b"!1"))
+        assert self.client.received() == b"!1"
+
+    def test_order(self) -> None:
+        """Replies are sent in the order of the requests, whatever order they are known in."""
+        self.client.send(requests(b"a", b"b", b"!c", b"d", b"e"))
+        self.server.answer(1)
+        assert self.client.received() == b""
+        self.server.answer(0)
+        assert self.client.received() == b"ab!c"
+        self.server.answer(3)
+        assert self.client.received() == b""
+        self.server.answer(2)
+        assert self.client.received() == b"de"
+
+    def test_chunks(self) -> None:
+        """A request may come in any pieces."""
+        for byte in requests(b"!one", b"!two"):
+            self.client.send(bytes([byte]))
+        assert self.client.received() == b"!one!two"
+
+    def test_client_left(self) -> None:
+        """A reply for a client that has left goes nowhere, and harms nobody."""
+        other = Client(self.factory)
+        self.client.send(requests(b"a", b"b"))
+        self.client.leave(ConnectionLost())
+        self.server.answer(1, 0)
+        assert self.client.received() == b""
+        other.send(requests(b"!x"))
+        assert other.received() == b"!x"
+        assert self.factory.connections == {other.protocol}
+
+    def test_normal_end(self) -> None:
+        """That a client closes its connection is not logged."""
+        with capturedLogs() as logs:
+            self.client.send(requests(b"!a"))
+            self.client.leave(ConnectionDone())
+        assert logs == []
+
+    def test_half_close(self) -> None:
+        """A client that sends no more gets its answers before the connection is closed."""
+        self.client.send(requests(b"a", b"b"))
+        self.client.shut()
+        self.server.writeConnectionLost()
+        assert not self.client.is_closed()
+        self.server.answer(0)
+        assert not self.client.is_closed()
+        self.server.answer(1)
+        assert self.client.received() == b"ab"
+        assert self.client.is_closed()
+
+    def test_half_close_of_idle(self) -> None:
+        """A client that sends no more and waits for nothing is closed at once."""
+        self.client.shut()
+        assert self.client.is_closed()
+
+
+@given(st.permutations(list(range(8))), st.sets(st.integers(0, 7)))
+def test_any_order(order: list[int], at_once: set[int]) -> None:
+    """Whatever order the replies become known in, they are sent in the order of the requests, and none is lost."""
+    client = Client(PlainFactory(Clock(), 400))
+    payloads = [b"!%d" % number if number in at_once else b"%d" % number for number in range(8)]
+    client.send(requests(*payloads))
+    server = cast(PlainConnection, client.protocol)
+    waiting = {int(payload): place for place, (payload, _) in enumerate(server.asked)}
+    for number in order:
+        if number in waiting:
+            server.answer(waiting[number])
+    assert client.received() == b"".join(payloads)
+
+
+class TestMalformed(StreamTests):
+    def test_closed(self) -> None:
+        """Garbage closes the connection, with one log line that names the client and the reason."""
+        other = Client(self.factory)
+        with capturedLogs() as logs:
+            self.client.send(b"GET / HTTP/1.1\r\n")
+        assert texts(logs) == [
+            f"plain client {self.client.getPeer()}: netstring does not begin with its length; connection closed"
+        ]
+        assert self.client.is_closed()
+        assert not other.is_closed()
+
+    def test_good_ones_first(self) -> None:
+        """The requests before the garbage are answered; nothing after it is read."""
+        self.client.send(requests(b"a", b"!b") + b"x" + requests(b"!c"))
+        assert not self.client.is_closed()
+        assert not self.client.is_reading()
+        self.server.dataReceived(requests(b"!d"))
+        self.server.answer(0)
+        assert self.client.received() == b"a!b"
+        assert self.client.is_closed()
+
+
+class TestPauses(StreamTests):
+    def test_in_flight_limit(self) -> None:
+        """With too many requests in flight no more is read, until half of them are answered."""
+        self.client.send(requests(*[b"x"] * (IN_FLIGHT_LIMIT - 1)))
+        assert self.client.is_reading()
+        self.client.send(requests(b"last", b"one more"))
+        assert not self.client.is_reading()
+        assert len(self.server.asked) == IN_FLIGHT_LIMIT
+        self.server.answer(*range(IN_FLIGHT_LIMIT // 2 - 1))
+        assert not self.client.is_reading()
+        self.server.answer(IN_FLIGHT_LIMIT // 2 - 1)
+        assert self.client.is_reading()
+        assert self.server.asked[-1][0] == b"one more"
+        assert len(self.server.asked) == IN_FLIGHT_LIMIT + 1
+
+    def test_many_in_one_chunk(self) -> None:
+        """Requests that came before the pause wait for their turn, and all of them are answered in order."""
+        count = IN_FLIGHT_LIMIT * 3
+        payloads = [b"%d" % number for number in range(count)]
+        self.client.send(requests(*payloads))
+        assert len(self.server.asked) == IN_FLIGHT_LIMIT
+        for place in range(count):
+            self.server.answer(place)
+            assert len(self.server._requests) <= IN_FLIGHT_LIMIT
+        assert self.client.received() == b"".join(payloads)
+        assert self.client.is_reading()
+
+    def test_many_at_once(self) -> None:
+        """Any number of requests that are answered at once may come in one chunk."""
+        payloads = [b"!%d" % number for number in range(IN_FLIGHT_LIMIT * 3)]
+        self.client.send(requests(*payloads))
+        assert self.client.received() == b"".join(payloads)
+
+    def test_data_during_a_pause(self) -> None:
+        """What was received before the pause took effect is kept for later."""
+        self.client.block()
+        assert not self.client.is_reading()
+        self.server.dataReceived(requests(b"!a")[:3])
+        self.server.dataReceived(requests(b"!a")[3:])
+        assert self.client.received() == b""
+        self.client.unblock()
+        assert self.client.received() == b"!a"
+        assert self.client.is_reading()
+
+    def test_client_does_not_read(self) -> None:
+        """Nothing is read from a client that does not read its replies."""
+        self.client.send(requests(b"a"))
+        self.client.block()
+        assert not self.client.is_reading()
+        self.server.answer(0)
+        assert not self.client.is_reading()
+        self.client.unblock()
+        assert self.client.is_reading()
+        self.client.unblock()
+        assert self.client.is_reading()
+
+    def test_garbage_during_a_pause(self) -> None:
+        """Garbage behind a pause closes the connection when it is come upon."""
+        self.client.send(requests(*[b"x"] * IN_FLIGHT_LIMIT) + b"garbage")
+        self.client.block()
+        self.client.unblock()
+        with capturedLogs() as logs:
+            self.server.answer(*range(IN_FLIGHT_LIMIT))
+        assert len(logs) == 1
+        assert self.client.is_closed()
+        assert self.client.received() == b"x" * IN_FLIGHT_LIMIT
+
+
+class TestIdle(StreamTests):
+    def assertAborted(self, least: float, most: float) -> None:
+        """Check that the client is cut off, that many seconds from now."""
+        self.clock.pump([least / 100] * 100)
+        assert not self.client.is_aborted()
+        self.clock.pump([(most - least) / 10] * 10)
+        assert self.client.is_aborted()
+
+    def test_nothing_said(self) -> None:
+        """A client that says nothing is closed after the idle time, and a quarter of it more at most; not logged."""
+        with capturedLogs() as logs:
+            self.assertAborted(400, 501)
+        assert logs == []
+
+    def test_half_a_request(self) -> None:
+        """A client that stops in the middle of a request is closed after the idle time, with a log line."""
+        self.client.send(b"10:abc")
+        with capturedLogs() as logs:
+            self.assertAborted(400, 501)
+        assert texts(logs) == [f"plain client {self.client.getPeer()}: stalled; closed"]
+
+    def test_byte_now_and_then(self) -> None:
+        """A byte now and then is no sign of life: only a whole request is."""
+        self.client.send(b"100:")
+        for _ in range(60):
+            if not self.client.is_aborted():
+                self.client.send(b"x")
+            self.clock.advance(10)
+        assert self.client.is_aborted()
+
+    def test_requests(self) -> None:
+        """A client that asks within the idle time is kept."""
+        for _ in range(20):
+            self.clock.advance(390)
+            self.client.send(requests(b"!a"))
+        assert not self.client.is_aborted()
+        self.assertAborted(399, 501)
+
+    def test_pending(self) -> None:
+        """A client that waits for its reply is not idle, however long that takes."""
+        self.client.send(requests(b"a"))
+        self.clock.pump([100] * 20)
+        assert not self.client.is_aborted()
+        self.server.answer(0)
+        self.assertAborted(299, 501)
+
+    def test_does_not_read(self) -> None:
+        """A client that does not read its replies is idle, also while it waits for others."""
+        self.client.send(requests(b"a"))
+        self.client.block()
+        with capturedLogs() as logs:
+            self.clock.pump([100] * 5)
+        assert self.client.is_aborted()
+        assert len(logs) == 1
+
+    def test_does_not_read_the_last(self) -> None:
+        """A client that does not read its last replies cannot keep a connection that is being closed."""
+        self.client.send(requests(b"a") + b"garbage")
+        self.client.block()
+        self.server.answer(0)
+        self.clock.pump([100] * 5)
+        assert self.client.is_aborted()
+
+    def test_change(self) -> None:
+        """The idle time can be changed at any time, for connections that are open too."""
+        self.factory.idle_timeout = 200
+        assert self.factory.idle_timeout == 200
+        self.assertAborted(200, 251)
+
+    def test_change_before_start(self) -> None:
+        """The idle time can be changed before the listener starts."""
+        factory = PlainFactory(self.clock, 400)
+        factory.idle_timeout = 200
+        assert len(self.clock.getDelayedCalls()) == 1
+        factory.doStart()
+        assert len(self.clock.getDelayedCalls()) == 2
+
+    def test_one_timer(self) -> None:
+        """However many clients there are, one timer looks after them."""
+        for _ in range(100):
+            Client(self.factory).send(requests(b"a"))
+        assert len(self.clock.getDelayedCalls()) == 1
+
+
+class TestDrain(StreamTests):
+    def test_nothing_open(self) -> None:
+        """Without connections there is nothing to wait for, and no timer is left."""
+        self.client.leave(ConnectionDone())
+        self.successResultOf(self.factory.drain())
+        assert self.clock.getDelayedCalls() == []
+
+    def test_never_started(self) -> None:
+        """A listener that never listened can be drained."""
+        self.successResultOf(PlainFactory(self.clock, 400).drain())
+
+    def test_answers_first(self) -> None:
+        """What is in flight is answered, then the connection closes; the end is told when all are closed."""
+        idle = Client(self.factory)
+        self.client.send(requests(b"a"))
+        drained = self.factory.drain()
+        assert idle.is_closed()
+        idle.leave(ConnectionDone())
+        self.assertNoResult(drained)
+        assert not self.client.is_closed()
+        assert not self.client.is_reading()
+        self.server.answer(0)
+        assert self.client.received() == b"a"
+        assert self.client.is_closed()
+        self.assertNoResult(drained)
+        self.client.leave(ConnectionDone())
+        self.successResultOf(drained)
+        self.factory.doStop()
+
+    def test_abort(self) -> None:
+        """Connections that do not come to their end can be cut."""
+        self.client.send(requests(b"a"))
+        drained = self.factory.drain()
+        self.factory.abort()
+        assert self.client.is_aborted()
+        self.client.leave(ConnectionDone())
+        self.successResultOf(drained)
+
+    def test_twice(self) -> None:
+        """A connection that is closing already is not closed again."""
+        self.client.send(requests(b"a") + b"garbage")
+        drained = self.factory.drain()
+        self.client.shut()
+        self.server.answer(0)
+        assert self.client.received() == b"a"
+        self.client.leave(ConnectionDone())
+        self.successResultOf(drained)
+
+
+class TestBase(SynchronousTestCase):
+    def test_abstract(self) -> None:
+        """A connection has to say what it does with a request."""
+        connection = StreamConnection(NetstringReader(10))
+        self.assertRaises(NotImplementedError, connection.request_received, b"", Request())

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from socketmap_memcache import __version__
+from socketmap_memcache.commands import main
+
+
+@pytest.fixture
+def config() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="commands-") as directory:
+        yield Path(directory, "main.cf")
+
+
+def test_check_good(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check of a good configuration shows the tables, and its exit status is 0."""
+    config.write_text("tables = a=static:x b=fail:y\n")
+    assert main(["check", "--config", str(config)]) == 0
+    output = capsys.readouterr()
+    assert output.out == f"a = static:x\nb = fail:y\n{config}: no errors\n"
+    assert output.err == ""
+
+
+def test_check_bad(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check of a bad configuration shows every error and warning with its place, and its exit status is 1."""
+    cf = config.with_name("x.cf")
+    cf.write_text("ttls = 1\n")
+    config.write_text(f"tables = a=memcache:{cf}\nbogus = 1\nmore\n")
+    assert main(["check", "--config", str(config)]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
+        f"error: {config}:2: unknown parameter 'bogus'",
+        f"error: {config}:3: missing '=' after attribute name: \"more\"",
+        f"warning: {cf}:1: unknown parameter 'ttls'; did you mean 'ttl'?",
+    ]
+
+
+def test_check_warning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A warning alone does not fail the check."""
+    config.write_text("")
+    assert main(["check", "--config", str(config)]) == 0
+    assert capsys.readouterr().err.startswith(f"warning: {config}: no tables are served")
+
+
+def test_check_set(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters can be replaced for a check, any number of them."""
+    config.write_text("tables = a\n")
+    assert main(["check", "--config", str(config), "--set", "tables=b=static:x", "--set", "shutdown_timeout=1"]) == 0
+    assert capsys.readouterr().out.startswith("b = static:x\n")
+
+
+def test_check_not_utf8(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that are not UTF-8 can be shown, in some way."""
+    config.write_bytes(b"tables = a=fail:\xff\n")
+    assert main(["check", "--config", str(config)]) == 0
+    assert "a = fail:" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command tells its version."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["bogus"], ["check", "--bogus"]])
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong command line is refused, with how to write it."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: socketmap-memcache" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from twisted.internet.testing import MemoryReactorClock
+
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.tables.registry import _OPENERS, TableContext
+
+
+def context() -> TableContext:
+    return TableContext(ClientPool(MemoryReactorClock()))
+
+
+def errors(spec: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        context().open_table(spec)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("spec", ["static:a:b", "fail:x", "inline:{a=b}"])
+def test_open(spec: str) -> None:
+    """A table is opened by its type and name, and has both for a name; the name may have colons."""
+    assert context().open_table(spec).name == spec
+
+
+def test_every_type() -> None:
+    """Every type that is known can be imported, and refuses an empty name."""
+    for kind in _OPENERS:
+        assert errors(f"{kind}:")
+
+
+def test_not_a_table() -> None:
+    """What has no colon is no table."""
+    assert errors("x") == ["table 'x': write type:name, for example memcache:/etc/postfix/aliases.cf"]
+    assert "write type:name" in errors("")[0]
+
+
+def test_unknown_type() -> None:
+    """An unknown type is refused, with those that are known."""
+    assert errors("bogus:x") == [
+        "table 'bogus:x': unknown table type 'bogus' (known: fail, inline, memcache, static, texthash)"
+    ]
+    assert "unknown table type ''" in errors(":x")[0]
+
+
+def test_loops() -> None:
+    """Tables that refer to each other in a circle are refused; the same table may be used twice side by side."""
+    with tempfile.TemporaryDirectory(prefix="cf-") as directory:
+        one, two = Path(directory, "one.cf"), Path(directory, "two.cf")
+        one.write_text(f"backup = memcache:{two}\n")
+        two.write_text(f"\nbackup = memcache:{one}\n")
+        assert errors(f"memcache:{one}") == [f"{two}:2: table 'memcache:{one}' refers to itself"]
+        two.write_text("")
+        tables = context()
+        for _ in range(2):
+            tables.open_table(f"memcache:{one}")

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from socketmap_memcache.config.service import DEFAULTS, ServiceConfig, load
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.tables.registry import TableContext
+
+
+class ServiceConfigTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        directory = tempfile.TemporaryDirectory(prefix="service-")
+        self.addCleanup(directory.cleanup)
+        self.directory = directory.name
+        self.path = str(Path(self.directory, "main.cf"))
+        self.reactor = MemoryReactorClock()
+        self.context = TableContext(ClientPool(self.reactor))
+
+    def load(self, text: str | bytes, *overrides: str) -> ServiceConfig:
+        Path(self.path).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load(self.path, overrides, self.context, self.reactor)
+
+    def errors(self, text: str | bytes, *overrides: str) -> list[str]:
+        """Give the errors of a file, without its path."""
+        caught = self.assertRaises(ConfigurationError, self.load, text, *overrides)
+        return [str(problem).removeprefix(f"{self.path}:") for problem in caught.problems]
+
+    def test_defaults(self) -> None:
+        """An empty file serves nothing on the usual address, and says so."""
+        config = self.load("")
+        assert [address.text for address in config.socketmap_listen] == ["inet:127.0.0.1:10020"]
+        assert config.tables == {}
+        assert (config.client_idle_timeout, config.shutdown_timeout) == (300, 10)
+        assert config.path == self.path
+        (warning,) = self.context.warnings
+        assert str(warning) == f"{self.path}: no tables are served: write tables = name=type:table"
+        assert set(DEFAULTS) == {"client_idle_timeout", "shutdown_timeout", "socketmap_listen", "tables"}
+
+    def test_all(self) -> None:
+        """Every parameter is read; time values take units."""
+        config = self.load(
+            "socketmap_listen = inet:[::1]:1, unix:/a:mode=660\n  tcp:2\n"
+            "tables = a=static:x,b=inline:{k=v}\n"
+            "client_idle_timeout = 10m\nshutdown_timeout = 0\n"
+        )
+        assert [address.text for address in config.socketmap_listen] == ["inet:[::1]:1", "unix:/a:mode=660", "tcp:2"]
+        assert {name: table.name for name, table in config.tables.items()} == {"a": "static:x", "b": "inline:{k=v}"}
+        assert (config.client_idle_timeout, config.shutdown_timeout) == (600, 0)
+        assert self.context.warnings == []
+        config.close()
+
+    def test_config_directory(self) -> None:
+        """``$config_directory`` is the directory of the file, and other parameters can be referred to as well."""
+        Path(self.directory, "x.cf").write_text("")
+        config = self.load("tables = a=memcache:$config_directory/x.cf b=static:$shutdown_timeout\n")
+        assert [table.name for table in config.tables.values()] == [f"memcache:{self.directory}/x.cf", "static:10s"]
+        config.close()
+
+    def test_overrides(self) -> None:
+        """What is set on the command line replaces what the file says, and its errors name no file."""
+        config = self.load("tables = a=static:x\nshutdown_timeout = 1\n", "tables = b=static:y", "shutdown_timeout=2")
+        assert list(config.tables) == ["b"]
+        assert config.shutdown_timeout == 2
+        assert self.errors("", "tables=a=bogus:x")[0].startswith("table 'bogus:x'")
+        for override in ("x", "=x", " = x"):
+            assert self.errors("", override) == [f"--set {override!r}: write --set name=value"]
+
+    def test_unknown(self) -> None:
+        """An unknown parameter is an error with its line and the nearest known name."""
+        assert self.errors("\ntable = a=static:x\n") == ["2: unknown parameter 'table'; did you mean 'tables'?"]
+        assert self.errors("", "zzz=1") == ["unknown parameter 'zzz'"]
+
+    def test_listen(self) -> None:
+        """An address that cannot be listened on is an error with its line."""
+        (error,) = self.errors("\nsocketmap_listen = inet:127.0.0.1:1 inet:bogus\n")
+        assert error.startswith("2: socketmap_listen: 'inet:bogus': write inet:host:port")
+        (error,) = self.errors("socketmap_listen = tcp:1:bogus=2\n")
+        assert error.startswith("1: socketmap_listen: 'tcp:1:bogus=2'")
+        assert list(self.load("socketmap_listen =\n").socketmap_listen) == []
+
+    def test_tables(self) -> None:
+        """A map that is not written as name=type:table, or twice, is an error with the line."""
+        for word in ("a", "=static:x", "a=", "a:b=static:x"):
+            (error,) = self.errors(f"tables = {word}\n")
+            assert error.startswith(f"1: tables: {word!r}: write name=type:table"), error
+        assert self.errors("tables = a=static:x a=static:y\n") == ["1: tables: the name 'a' is used twice"]
+        assert self.errors("tables = a=fail:\n") == ["1: fail: needs a name, for example fail:maintenance"]
+
+    def test_name_is_not_utf8(self) -> None:
+        """A map name that is not UTF-8 is refused like any other that cannot be one; UTF-8 is fine."""
+        (error,) = self.errors(b"tables = \xff=static:x\n")
+        assert "write name=type:table" in error
+        assert list(self.load("tables = ü=static:x\n").tables) == ["ü"]
+
+    def test_idle_timeout(self) -> None:
+        """An idle time below that of Postfix itself would cut its connections off, and is refused."""
+        (error,) = self.errors("client_idle_timeout = 100s\n")
+        assert error.startswith("1: client_idle_timeout = 100: must be at least 101s, because Postfix itself keeps")
+        assert self.load("client_idle_timeout = 101").client_idle_timeout == 101
+        assert self.errors("client_idle_timeout = soon\nshutdown_timeout = -1\n") == [
+            "1: bad time value or unit: client_idle_timeout = soon (a number and one of s, m, h, d, w)",
+            "2: bad time value or unit: shutdown_timeout = -1 (a number and one of s, m, h, d, w)",
+        ]
+
+    def test_all_errors(self) -> None:
+        """All errors are found at once, those in the files of the tables with their own places; nothing stays open."""
+        cf = Path(self.directory, "x.cf")
+        cf.write_text("ttl = x\n\nmax_try = 0\n")
+        good = Path(self.directory, "good.cf")
+        good.write_text("")
+        errors = self.errors(f"tables = a=memcache:{cf} b=memcache:{good}\nnonsense\nbogus = 1\n")
+        assert sorted(error.partition(" ")[0] for error in errors) == sorted([f"{cf}:1:", f"{cf}:3:", "2:", "3:"])
+        assert self.context.clients._clients == {}
+
+    def test_warnings(self) -> None:
+        """Warnings of the tables' files are handed on with their places."""
+        cf = Path(self.directory, "x.cf")
+        cf.write_text("\nbogus = 1\n")
+        self.load(f"tables = a=memcache:{cf}\n").close()
+        assert [str(warning) for warning in self.context.warnings] == [f"{cf}:2: unknown parameter 'bogus'"]
+
+    def test_unreadable(self) -> None:
+        """A file that cannot be read is an error that names it."""
+        caught = self.assertRaises(ConfigurationError, load, "/nonexistent", (), self.context, self.reactor)
+        assert str(caught) == "/nonexistent: cannot be read: No such file or directory"
