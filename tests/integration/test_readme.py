@@ -133,18 +133,22 @@ def test_use_it(place: Place) -> None:
         place.move("inet:127.0.0.1:10020"),
         place.move("unix:/var/spool/postfix/socketmap-memcache/socketmap.sock"),
     ]
-    postfix_cf = place.postfix.config_directory / "main.cf"
-    before = postfix_cf.read_text()
+    # Two smtpds, one for each way to reach the service.
+    files, unix_port = place.postfix.config_directory, free_port()
+    unix_map = place.move(config("postfix-unix")).strip().replace(" = ", "=")
+    write_config(files / "main.cf", (files / "main.cf").read_text() + place.move(config("postfix-tcp")))
+    unix_smtpd = f"{unix_port} inet n - n - - smtpd -o {unix_map}\n"
+    write_config(files / "master.cf", (files / "master.cf").read_text() + unix_smtpd)
     with Command(run, place.directory / "service.log", addresses, place.directory):
         by_postmap = re.findall(r"::\n\n    (postmap -q .*)\n\n", README)
         assert [in_shell(place.move(line), place.environment, ROOT) for line in by_postmap] == [
             "alice@mail.example.com\n"
         ]
-        for lines in (config("postfix-tcp"), config("postfix-unix")):
-            write_config(postfix_cf, before + place.move(lines))
-            with place.postfix:
-                replies = ask_recipients(place.postfix.port, ["alice@example.com", "bob@example.com", "x@example.com"])
-            assert [reply.code for reply in replies] == [250, 250, 550]
+        with place.postfix:
+            wait_until(lambda: accepts(f"inet:127.0.0.1:{unix_port}"), "the second smtpd listens")
+            for port in (place.postfix.port, unix_port):
+                replies = ask_recipients(port, ["alice@example.com", "bob@example.com", "x@example.com"])
+                assert [reply.code for reply in replies] == [250, 250, 550]
     assert place.memcached.get(b"aliases:bob@example.com") == b"bob@mail.example.com"
 
 
