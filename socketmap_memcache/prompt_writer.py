@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from socket import socket
+from socket import AF_UNIX, socket
 from typing import cast
 
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
@@ -47,6 +47,8 @@ class PromptWriter:
         self.full = False
         if isinstance(transport, Connection) and not transport.TLS:
             self._socket = transport.getHandle()
+            if self._socket.family != AF_UNIX:
+                transport.setTcpNoDelay(True)
         else:
             cast(IConsumer, transport).registerProducer(self, True)
 

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.listeners.peer import peer_name
 from socketmap_memcache.prompt_writer import PromptWriter
 
 #: Requests of one client that may wait for their replies; then no more is read from it. Postfix has one at a time.
@@ -97,7 +98,7 @@ class StreamConnection(Protocol):
 
     def peer(self) -> str:
         """Name the client, for the log."""
-        return str(self._transport.getPeer())
+        return peer_name(self._transport)
 
     # The transport's side.
 

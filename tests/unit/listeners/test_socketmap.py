@@ -143,7 +143,7 @@ class SocketmapTests(SynchronousTestCase):
         assert self.replies(client) == [reason]
         assert len(logs) == 2
         assert formatEvent(logs[0]) == (
-            f"socketmap client {client.getPeer()}: map 'other' is not served here; see tables in the configuration "
+            "socketmap client [192.0.2.7]:4711: map 'other' is not served here; see tables in the configuration "
             "(logged once a name)"
         )
 

@@ -149,7 +149,7 @@ class TestMalformed(StreamTests):
         with capturedLogs() as logs:
             self.client.send(b"GET / HTTP/1.1\r\n")
         assert texts(logs) == [
-            f"plain client {self.client.getPeer()}: netstring does not begin with its length; connection closed"
+            "plain client [192.0.2.7]:4711: netstring does not begin with its length; connection closed"
         ]
         assert self.client.is_closed()
         assert not other.is_closed()
@@ -252,7 +252,7 @@ class TestIdle(StreamTests):
         self.client.send(b"10:abc")
         with capturedLogs() as logs:
             self.assertAborted(400, 501)
-        assert texts(logs) == [f"plain client {self.client.getPeer()}: stalled; closed"]
+        assert texts(logs) == ["plain client [192.0.2.7]:4711: stalled; closed"]
 
     def test_byte_now_and_then(self) -> None:
         """A byte now and then is no sign of life: only a whole request is."""
