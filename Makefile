@@ -23,7 +23,7 @@ run: $(VENV)/installed
 	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
 
 test: $(VENV)/installed-test
-	@tests/install-packages postfix memcached nc cc
+	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached nc cc
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS)
 
@@ -55,10 +55,12 @@ $(VENV)/installed: $(VENV)/created setup.cfg
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/created setup.cfg
+	@tests/install-packages cc headers libdb # for berkeleydb
 	$(INSTALL) '.[test]'
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-lint: $(VENV)/created setup.cfg
+	@tests/install-packages cc headers libdb # for berkeleydb
 	$(INSTALL) '.[test,lint]'
 	touch $@ $(VENV)/installed $(VENV)/installed-test
 

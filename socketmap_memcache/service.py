@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -17,6 +17,8 @@ from socketmap_memcache.config.service import ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.endpoints import ListenAddress, TcpAddress, UnixAddress
 from socketmap_memcache.listeners.socketmap import SocketmapFactory
+from socketmap_memcache.listeners.stream import StreamFactory
+from socketmap_memcache.listeners.tcp_table import TcpTableFactory
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.tables.registry import TableContext
@@ -40,6 +42,7 @@ class SocketmapMemcacheService(Service):
         self._pool = ClientPool(reactor)
         self._config = self._load()
         self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
+        self._tcp_table_factories: list[TcpTableFactory] = []
         self._ports: list[IListeningPort] = []
         self._reloading = False
         self._reload_again = False
@@ -55,10 +58,13 @@ class SocketmapMemcacheService(Service):
     def _tables(self) -> dict[bytes, Any]:
         return {name.encode(): table for name, table in self._config.tables.items()}
 
+    def _factories(self) -> list[SocketmapFactory | TcpTableFactory]:
+        return [self._factory, *self._tcp_table_factories]
+
     # Start.
 
     def privilegedStartService(self) -> None:
-        """Listen, while the process still may: twistd gives up its privileges after this.
+        """Listen, while the process still may: twistd gives up its privileges after this. From now on SIGHUP reloads.
 
         :raises CannotListenError: naming the address.
         """
@@ -66,15 +72,22 @@ class SocketmapMemcacheService(Service):
         self._listen()
 
     def _listen(self) -> None:
+        # First: whoever can connect may also send a signal, which would end a process that does not expect it.
+        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
         for address in self._config.socketmap_listen:
             self._ports.append(address.listen(self._reactor, self._factory))
+        self._tcp_table_factories.clear()
+        for name, address in self._config.tcp_table_listen:
+            tables, idle_timeout = self._factory.tables, self._config.client_idle_timeout
+            factory = TcpTableFactory(name.encode(), tables, self._reactor, idle_timeout)
+            self._tcp_table_factories.append(factory)
+            self._ports.append(address.listen(self._reactor, factory))
 
     def startService(self) -> None:
-        """Say what is served, and reload on SIGHUP from now on."""
+        """Say what is served."""
         super().startService()
         if not self._ports:
             self._listen()
-        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
         for line in self.banner():
             self.log.info("{line}", line=line)
 
@@ -84,8 +97,11 @@ class SocketmapMemcacheService(Service):
         lines = [f"serving {name} = {table.name}" for name, table in tables.items()]
         for address in self._config.socketmap_listen:
             lines.append(f"listening on {address.text} (socketmap)")
-            if tables:
-                lines += _to_try(address, next(iter(tables)))
+            lines += _to_try(address, next(iter(tables)))
+        for name, address in self._config.tcp_table_listen:
+            lines.append(f"listening on {address.text} (tcp_table, {name})")
+            if isinstance(address, TcpAddress):
+                lines.append(f"try: postmap -q alice@example.com tcp:{_host(address)}:{address.port}")
         return lines
 
     # Reload.
@@ -127,12 +143,15 @@ class SocketmapMemcacheService(Service):
             new.close()
             return
         old, self._config = self._config, new
-        self._factory.tables = self._tables()
-        self._factory.idle_timeout = new.client_idle_timeout
+        tables = self._tables()
+        for factory in self._factories():
+            factory.tables = tables
+            factory.idle_timeout = new.client_idle_timeout
         old.close()
-        if [address.text for address in old.socketmap_listen] != [address.text for address in new.socketmap_listen]:
-            self.log.warn("socketmap_listen has changed: that takes a restart")
-        self.log.info("reloaded {path}: serving {maps}", path=self._path, maps=", ".join(new.tables) or "nothing")
+        for name, addresses in _listening(new).items():
+            if addresses != _listening(old)[name]:
+                self.log.warn("{name} has changed: that takes a restart", name=name)
+        self.log.info("reloaded {path}: serving {maps}", path=self._path, maps=", ".join(new.tables))
 
     # Stop.
 
@@ -145,20 +164,37 @@ class SocketmapMemcacheService(Service):
             self._former_handler = None
         ports, self._ports = self._ports, []
         yield DeferredList([maybeDeferred(port.stopListening) for port in ports])
-        cut = self._reactor.callLater(self._config.shutdown_timeout, self._factory.abort)
-        yield self._factory.drain()
+        factories = self._factories()
+        cut = self._reactor.callLater(self._config.shutdown_timeout, _abort, factories)
+        yield DeferredList([factory.drain() for factory in factories])
         if cut.active():
             cut.cancel()
         self._config.close()
+
+
+def _abort(factories: Iterable[StreamFactory]) -> None:
+    for factory in factories:
+        factory.abort()
+
+
+def _listening(config: ServiceConfig) -> dict[str, list[str]]:
+    """Give, by parameter, where it is listened."""
+    return {
+        "socketmap_listen": [address.text for address in config.socketmap_listen],
+        "tcp_table_listen": [f"{name}={address.text}" for name, address in config.tcp_table_listen],
+    }
+
+
+def _host(address: TcpAddress) -> str:
+    return f"[{address.host}]" if ":" in address.host else address.host
 
 
 def _to_try(address: ListenAddress, name: str) -> list[str]:
     """Give two command lines that ask for a key, with Postfix and without."""
     request = encode(f"{name} alice@example.com".encode()).decode()
     if isinstance(address, TcpAddress):
-        host = f"[{address.host}]" if ":" in address.host else address.host
         return [
-            f"try: postmap -q alice@example.com socketmap:inet:{host}:{address.port}:{name}",
+            f"try: postmap -q alice@example.com socketmap:inet:{_host(address)}:{address.port}:{name}",
             f"try: printf '{request}' | nc -N {address.host} {address.port}",
         ]
     if isinstance(address, UnixAddress):

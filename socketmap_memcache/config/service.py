@@ -10,21 +10,25 @@ from typing import Any
 import attrs
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file
+from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.listeners import endpoints
 from socketmap_memcache.listeners.endpoints import ListenAddress
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.tables.options import open_with_options
+from socketmap_memcache.tables.registry import PROXYMAP_SOCKET, PROXYWRITE_SOCKET, TableContext
 
 DEFAULT_PATH = "/etc/socketmap-memcache/main.cf"
 
 #: Every parameter, with its default as it would be written in the file.
 DEFAULTS = {
     "client_idle_timeout": "300s",
+    "proxymap_socket": PROXYMAP_SOCKET,
+    "proxywrite_socket": PROXYWRITE_SOCKET,
     "shutdown_timeout": "10s",
     "socketmap_listen": "inet:127.0.0.1:10020",
     "tables": "",
+    "tcp_table_listen": "",
 }
 
 #: Postfix closes a connection after 10 s without use and after 100 s in any case, and may wait 100 s for a reply.
@@ -39,6 +43,7 @@ class ServiceConfig:
 
     :ivar path: the file.
     :ivar socketmap_listen: where maps are served.
+    :ivar tcp_table_listen: where single maps are served by tcp_table(5): the map's name, and the address.
     :ivar tables: the maps that are served, open, by name.
     :ivar client_idle_timeout: seconds after which a client that completes no request is disconnected.
     :ivar shutdown_timeout: seconds that requests under way get at the end.
@@ -46,6 +51,7 @@ class ServiceConfig:
 
     path: str
     socketmap_listen: Sequence[ListenAddress]
+    tcp_table_listen: Sequence[tuple[str, ListenAddress]]
     tables: Mapping[str, ITable]
     client_idle_timeout: float
     shutdown_timeout: float
@@ -69,9 +75,12 @@ def load(path: str, overrides: Sequence[str], context: TableContext, reactor: An
     parsed = _override(parse(read_file(path), path), overrides)
     directory = str(Path(path).absolute().parent)
     parameters = Parameters(expand(parsed, {**DEFAULTS, "config_directory": directory}))
+    context.proxymap_socket = parameters.text("proxymap_socket", PROXYMAP_SOCKET)
+    context.proxywrite_socket = parameters.text("proxywrite_socket", PROXYWRITE_SOCKET)
     config = ServiceConfig(
         path=path,
         socketmap_listen=_listen(parameters, "socketmap_listen", reactor),
+        tcp_table_listen=_tcp_table_listen(parameters, reactor),
         tables=_tables(parameters, context),
         client_idle_timeout=_idle_timeout(parameters),
         shutdown_timeout=parameters.time("shutdown_timeout", 10),
@@ -97,18 +106,43 @@ def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:
 
 
 def _listen(parameters: Parameters, name: str, reactor: Any) -> list[ListenAddress]:
-    addresses = []
+    addresses = [_address(parameters, name, word, reactor) for word in parameters.words(name, DEFAULTS[name])]
+    return [address for address in addresses if address is not None]
+
+
+def _tcp_table_listen(parameters: Parameters, reactor: Any) -> list[tuple[str, ListenAddress]]:
+    name = "tcp_table_listen"
+    known = [word.partition("=")[0] for word in parameters.words("tables", DEFAULTS["tables"])]
+    served = []
     for word in parameters.words(name, DEFAULTS[name]):
-        try:
-            addresses.append(endpoints.parse(word, reactor))
-        except ValueError as error:
-            parameters.error(name, f"{name}: {error}")
-    return addresses
+        map_name, equals, text = word.partition("=")
+        if not equals or not map_name:
+            parameters.error(name, f"{name}: {word!r}: write map=address, for example aliases=inet:127.0.0.1:10021")
+        elif map_name not in known:
+            text = f"{name}: {word!r}: map {map_name!r} is not in tables{suggestion(map_name, known)}"
+            parameters.error(name, text)
+        else:
+            address = _address(parameters, name, text, reactor)
+            if address is not None:
+                served.append((map_name, address))
+    return served
+
+
+def _address(parameters: Parameters, name: str, text: str, reactor: Any) -> ListenAddress | None:
+    try:
+        return endpoints.parse(text, reactor)
+    except ValueError as error:
+        parameters.error(name, f"{name}: {error}")
+        return None
 
 
 def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:
     tables: dict[str, ITable] = {}
-    for word in parameters.words("tables", DEFAULTS["tables"]):
+    words = parameters.words("tables", DEFAULTS["tables"])
+    if not words:
+        # A file that is half written when it is read again would otherwise put an end to all maps.
+        parameters.error("tables", "no tables are served: write tables = name=type:table")
+    for word in words:
         name, equals, spec = word.partition("=")
         if not equals or not _MAP_NAME.fullmatch(name) or not spec:
             parameters.error("tables", f"tables: {word!r}: write name=type:table, without blanks around the '='")
@@ -116,11 +150,9 @@ def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:
             parameters.error("tables", f"tables: the name {name!r} is used twice")
         else:
             try:
-                tables[name] = context.open_table(spec)
+                tables[name] = open_with_options(spec, context)
             except ConfigurationError as error:
                 parameters.adopt("tables", error.problems)
-    if not parameters.text("tables", ""):
-        parameters.warn("tables", "no tables are served: write tables = name=type:table")
     return tables
 
 

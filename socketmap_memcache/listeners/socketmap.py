@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 
-from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
+from socketmap_memcache.listeners.lookups import LookupConnection
 from socketmap_memcache.listeners.stream import Request, StreamConnection, StreamFactory
 from socketmap_memcache.protocols import socketmap
 from socketmap_memcache.protocols.netstring import NetstringReader
-from socketmap_memcache.protocols.socketmap import NOTFOUND, REQUEST_LIMIT, SocketmapError
+from socketmap_memcache.protocols.socketmap import REQUEST_LIMIT, SocketmapError
 from socketmap_memcache.tables.interface import ITable
 
 #: Map names that are remembered, once logged, so as not to be logged again.
 _UNKNOWN_MAPS_LIMIT = 100
 
 
-class SocketmapConnection(StreamConnection):
+class SocketmapConnection(LookupConnection):
     """One Postfix process."""
 
     factory: SocketmapFactory
 
     def __init__(self) -> None:
         """Make a connection that is not connected yet."""
-        super().__init__(NetstringReader(REQUEST_LIMIT))
+        super().__init__(NetstringReader(REQUEST_LIMIT), socketmap)
 
     def request_received(self, payload: bytes, request: Request) -> None:
         """Look up a key."""
@@ -38,31 +37,7 @@ class SocketmapConnection(StreamConnection):
         if table is None:
             self.reply(request, self.factory.unknown_map(name, self))
             return
-        try:
-            answer = table.lookup(key)
-        except Exception:  # noqa: BLE001 (whatever a table does, its client gets a reply)
-            self._failed(Failure(), request)
-            return
-        answer.addCallbacks(self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,))
-
-    def _answer(self, value: bytes | None, request: Request) -> None:
-        try:
-            self.reply(request, NOTFOUND if value is None else socketmap.found(value))
-        except Exception:  # noqa: BLE001 (a request without a reply would hold up those behind it for ever)
-            self._failed(Failure(), request)
-
-    def _failed(self, failure: Failure, request: Request) -> None:
-        error = failure.value
-        if isinstance(error, LookupTimeout):
-            reply = socketmap.timeout_error(str(error))
-        elif isinstance(error, PermanentError):
-            reply = socketmap.permanent_error(str(error))
-        elif isinstance(error, TableError):
-            reply = socketmap.temporary_error(str(error))
-        else:
-            self.log.failure("a look-up failed in an unforeseen way; answered TEMP", failure)
-            reply = socketmap.temporary_error("internal error, see the log of socketmap-memcache")
-        self.reply(request, reply)
+        self.look_up(table, key, request)
 
 
 class SocketmapFactory(StreamFactory):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import Enum
 from typing import Any
 from typing import Protocol as Structure
@@ -16,9 +17,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
-from socketmap_memcache.memcache.command import Command, Delete, Get, Set
+from socketmap_memcache.memcache.command import Command, Delete, Get, GetMany, Set
 from socketmap_memcache.memcache.connection import MemcacheConnection
-from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.memcache.interface import IBatchCache, Limits
 
 #: Seconds before the first probe of a server that is down, and between probes at most; it doubles in between.
 #: A refused connection costs next to nothing, and mail waits for the first one that is accepted.
@@ -47,13 +48,14 @@ class _State(Enum):
     CLOSED = "commands fail at once"
 
 
-@implementer(ICache)
+@implementer(IBatchCache)
 class MemcacheClient:
     """All of a process' commands to one memcached.
 
     - A failed try is tried again after ``retry_pause``, up to ``max_try`` times; all other commands go on meanwhile.
     - A connection that cannot be made is not tried again (memcache_table(5)). The server is *down* then: commands fail
       at once, which sends look-ups to their backup, and a probe with back-off finds out when it is up.
+    - Those who ask for the same key at the same time, with the same limits, share one command.
     - When one command spoils the connection (a timeout, a malformed reply), those behind it go out again on a new one
       within the time they have left: one bad key does not fail another.
     """
@@ -72,6 +74,7 @@ class MemcacheClient:
         self._connection: MemcacheConnection | None = None
         self._attempt: Deferred[MemcacheConnection] | None = None
         self._connect_timeout = 0.0
+        self._gets: dict[bytes, Get] = {}  # those under way that may be shared
         self._waiting: list[Command] = []  # for the connection
         self._pausing: dict[Command, IDelayedCall] = {}  # before their next try
         self._watch: IDelayedCall | None = None
@@ -88,14 +91,23 @@ class MemcacheClient:
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Ask for a value; see :class:`ICache`."""
-        return self._begin(Get(key, limits))
+        under_way = self._gets.get(key)
+        if under_way is not None and under_way.limits is limits:
+            return under_way.share()
+        return self._begin(Get(key, limits, self._gets))
+
+    def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
+        """Ask for several values; see :class:`IBatchCache`."""
+        return self._begin(GetMany(keys, limits))
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
         """Store a value; see :class:`ICache`."""
+        self._gets.pop(key, None)  # what it is about to say is out of date
         return self._begin(Set(key, value, flags, ttl, limits))
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; see :class:`ICache`."""
+        self._gets.pop(key, None)
         return self._begin(Delete(key, limits))
 
     def close(self) -> None:
@@ -128,7 +140,7 @@ class MemcacheClient:
     def _wait(self, command: Command) -> bool:
         """Let a command wait for the connection; where none is to come it fails at once, and the result is false."""
         if self._state is _State.DOWN or self._state is _State.CLOSED:
-            command.done.errback(TemporaryError(f"memcached {self.name} is down: {self._down_reason}"))
+            command.fail(TemporaryError(f"memcached {self.name} is down: {self._down_reason}"))
             return False
         self._waiting.append(command)
         if self._state is _State.IDLE:
@@ -142,7 +154,7 @@ class MemcacheClient:
         limits, now = command.limits, self._reactor.seconds()
         command.tries += 1
         if command.tries >= limits.max_try or now + limits.retry_pause - command.started >= PATIENCE:
-            command.done.errback(error)
+            command.fail(error)
         else:
             self._pausing[command] = self._reactor.callLater(limits.retry_pause, self._again, command)
 
@@ -171,7 +183,7 @@ class MemcacheClient:
         now = self._reactor.seconds()
         for command in [command for command in self._waiting if command.deadline <= now]:
             self._waiting.remove(command)
-            command.done.errback(self._timed_out(command))
+            command.fail(self._timed_out(command))
         if self._connection is not None:
             late = [command for command in self._connection.in_flight if command.deadline <= now]
             if late:
@@ -239,7 +251,7 @@ class MemcacheClient:
         kind = LookupTimeout if timed_out else TemporaryError
         waiting, self._waiting = self._waiting, []
         for command in waiting:
-            command.done.errback(kind(f"memcached {self.name} is down: {reason}"))
+            command.fail(kind(f"memcached {self.name} is down: {reason}"))
 
     def _send_probe(self) -> None:
         self._probe = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols import memcache
-from socketmap_memcache.protocols.memcache import MemcacheError, Reply
+from socketmap_memcache.protocols.memcache import MemcacheError, Reply, ReplyReader
 
 
 class CommandRefusedError(Exception):
@@ -36,6 +38,13 @@ class Command:
         self.started = 0.0
         self.deadline = 0.0
 
+    def read(self, reader: ReplyReader) -> Reply | None:
+        """Read the reply, or give ``None`` until all of it has come.
+
+        :raises MemcacheError: what was received is no reply.
+        """
+        return reader.next_reply(self.limits.line_size_limit, self.limits.data_size_limit)
+
     def result(self, reply: Reply) -> object:
         """Say what a reply means.
 
@@ -45,14 +54,51 @@ class Command:
         """
         raise NotImplementedError
 
+    def succeed(self, result: object) -> None:
+        """Hand over the result."""
+        self.done.callback(result)
+
+    def fail(self, error: TemporaryError) -> None:
+        """Hand over the failure: no try is left."""
+        self.done.errback(error)
+
 
 class Get(Command):
-    """``get``: the value, or ``None``."""
+    """``get``: the value, or ``None``. All who want the same at the same time share one."""
 
-    __slots__ = ()
+    __slots__ = ("_others", "_under_way")
 
-    def __init__(self, key: bytes, limits: Limits) -> None:
+    def __init__(self, key: bytes, limits: Limits, under_way: dict[bytes, Get]) -> None:
+        """Make a command that may be shared until it has its result.
+
+        :param under_way: those that may be shared, by key; this one adds itself, and goes when it is done.
+        """
         super().__init__(key, memcache.get(key), limits)
+        self._others: list[Deferred[bytes | None]] = []
+        self._under_way = under_way
+        under_way[key] = self
+
+    def share(self) -> Deferred[bytes | None]:
+        """Give another Deferred of the same result."""
+        other: Deferred[bytes | None] = Deferred()
+        self._others.append(other)
+        return other
+
+    def succeed(self, result: Any) -> None:
+        self._forget()
+        self.done.callback(result)
+        for other in self._others:
+            other.callback(result)
+
+    def fail(self, error: TemporaryError) -> None:
+        self._forget()
+        self.done.errback(error)
+        for other in self._others:
+            other.errback(error)
+
+    def _forget(self) -> None:
+        if self._under_way.get(self.key) is self:
+            del self._under_way[self.key]
 
     def result(self, reply: Reply) -> bytes | None:
         status, key, value, too_long = reply
@@ -63,6 +109,27 @@ class Get(Command):
                 )
             return value
         raise _unexpected(reply)
+
+
+class GetMany(Command):
+    """One ``get`` for several keys: a dictionary of those that exist, where ``None`` is a value that is too long."""
+
+    __slots__ = ("keys", "values")
+
+    def __init__(self, keys: Collection[bytes], limits: Limits) -> None:
+        super().__init__(b"", memcache.get_many(keys), limits)
+        self.keys = frozenset(keys)
+        self.values: dict[bytes, bytes | None] = {}
+
+    def read(self, reader: ReplyReader) -> Reply | None:
+        return reader.next_values(self.values, self.limits.line_size_limit, self.limits.data_size_limit)
+
+    def result(self, reply: Reply) -> dict[bytes, bytes | None]:
+        if reply.status != b"END":
+            raise _unexpected(reply)
+        if not self.values.keys() <= self.keys:
+            raise MemcacheError("a value for another key")
+        return self.values
 
 
 class Set(Command):

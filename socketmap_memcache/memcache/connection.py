@@ -82,8 +82,7 @@ class MemcacheConnection(Protocol):
             # What is sent from here on, by those who now get their answers, cannot be answered by this data.
             for _ in range(len(in_flight) - len(self._unsent)):
                 command = in_flight[0]
-                limits = command.limits
-                reply = reader.next_reply(limits.line_size_limit, limits.data_size_limit)
+                reply = command.read(reader)
                 if reply is None:
                     return
                 self._has_answered = True
@@ -94,7 +93,7 @@ class MemcacheConnection(Protocol):
                     self._on_failed(command, self._error(str(refusal)))
                 else:
                     in_flight.popleft()
-                    command.done.callback(result)
+                    command.succeed(result)
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:
@@ -141,7 +140,7 @@ class MemcacheConnection(Protocol):
         guilty = frozenset(blamed)
         self._on_lost(self, [c for c in commands if c in guilty], [c for c in commands if c not in guilty], error)
         for command, result in finished:
-            command.done.callback(result)
+            command.succeed(result)
 
     def _finished(self, commands: list[Command]) -> list[tuple[Command, object]]:
         """Take the oldest command away if all of its value has come, without its END: a hit for Postfix."""

@@ -35,24 +35,35 @@ class MemoryCache:
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Fire at once; see :class:`ICache`."""
+        value = self.peek(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return succeed(value)
+
+    def peek(self, key: bytes) -> bytes | None:
+        """Give a value, or ``None``, and do not count that as use."""
         entry = self._entries.get(key)
         if entry is None:
-            return succeed(None)
+            return None
         value, end = entry
         if end <= self._reactor.seconds():
             self._remove(key)
-            return succeed(None)
-        self._entries.move_to_end(key)
-        return succeed(value)
+            return None
+        return value
+
+    def keys(self) -> list[bytes]:
+        """Give all keys, the one used longest ago first; some may be over their ttl."""
+        return list(self._entries)
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
-        """Store at once; see :class:`ICache`."""
+        """Store at once; see :class:`ICache`. What is too large for the whole cache is not stored."""
         self._remove(key)
         now = self._reactor.seconds()
         end = float("inf") if ttl == 0 else float(ttl) if ttl > MONTH else now + ttl
-        if end > now:
+        size = len(key) + len(value) + _OVERHEAD
+        if end > now and size <= self._size_limit:
             self._entries[key] = (value, end)
-            self._size += len(key) + len(value) + _OVERHEAD
+            self._size += size
             while self._size > self._size_limit:
                 self._remove(next(iter(self._entries)))
         return succeed(None)

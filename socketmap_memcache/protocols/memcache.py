@@ -6,6 +6,7 @@ What counts as a reply is what Postfix's own client takes for one (memcache_tabl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from socketmap_memcache.errors import ProtocolError
@@ -14,6 +15,8 @@ from socketmap_memcache.errors import ProtocolError
 KEY_LIMIT = 250
 
 _VALUE = re.compile(rb"VALUE (\S+) \d+ (\d{1,10})\r\n")
+_ITEM = re.compile(rb"(VALUE (\S{1,250}) \d{1,10} (\d{1,10})\r\n([^\r]*)\r\n)")
+_ITEM_LINE_LIMIT = 6 + 250 + 1 + 10 + 1 + 10 + 1
 _FORBIDDEN = re.compile(rb"[\x00-\x20\x7f]")
 
 
@@ -49,6 +52,11 @@ def has_forbidden(key: bytes) -> bool:
 def get(key: bytes) -> bytes:
     """Encode a ``get``; the key must pass :func:`is_key`."""
     return b"get %b\r\n" % key
+
+
+def get_many(keys: Iterable[bytes]) -> bytes:
+    """Encode one ``get`` for several keys, each of which must pass :func:`is_key`."""
+    return b"get %b\r\n" % b" ".join(keys)
 
 
 def set_(key: bytes, value: bytes, flags: int, ttl: int) -> bytes:
@@ -149,6 +157,35 @@ class ReplyReader:
         self._key = self._value = None
         return reply
 
+    def next_values(self, values: dict[bytes, bytes | None], line_limit: int, data_limit: int) -> Reply | None:
+        """Take as much of the reply to :func:`get_many` as has come, and give its last line when all has.
+
+        :param values: gets the values by their keys, and ``None`` for a value longer than ``data_limit``.
+        :raises MemcacheError: as :meth:`next_reply` does.
+        """
+        while not self._skip:
+            buffer = self._buffer = bytes(self._buffer)
+            start = self._start
+            if line_limit >= _ITEM_LINE_LIMIT:
+                start += _plain_items(values, buffer, start, data_limit)
+            self._start = start
+            line = self._line(line_limit)
+            if line is None:
+                return None
+            if not line.startswith(b"VALUE "):
+                return Reply(line)
+            self._begin_value(line, data_limit)
+            named, self._key = self._key, None
+            assert named is not None
+            if self._size > data_limit:
+                values[named] = None
+            elif self._read_value():
+                values[named], self._value = self._value, None
+            else:  # the line is read once more when the value is there
+                self._start = start
+                return None
+        return None
+
     def _line(self, limit: int) -> bytes | None:
         buffer, start = self._buffer, self._start
         newline = buffer.find(b"\n", max(start, self._scanned))
@@ -183,3 +220,25 @@ class ReplyReader:
         self._value = bytes(buffer[start:end])
         self._start = end + 2
         return True
+
+
+def _plain_items(values: dict[bytes, bytes | None], buffer: bytes, start: int, data_limit: int) -> int:
+    """Take what has come of a reply to :func:`get_many`, if all of it is plain: whole values, short, without a CR.
+
+    Nearly all replies are, and this is several times as fast as value by value.
+
+    :return: how many bytes were taken.
+    """
+    end = buffer.find(b"\r\nEND\r\n", start)
+    items = _ITEM.findall(buffer, start, end + 2 if end >= 0 else len(buffer))
+    if not items:
+        return 0
+    lines, keys, sizes, data = zip(*items, strict=True)
+    lengths = list(map(len, data))
+    if lengths != list(map(int, sizes)) or max(lengths) > data_limit:
+        return 0
+    taken = b"".join(lines)
+    if not buffer.startswith(taken, start):  # something came between them
+        return 0
+    values.update(zip(keys, data, strict=True))
+    return len(taken)

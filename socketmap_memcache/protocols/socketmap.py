@@ -15,13 +15,16 @@ REQUEST_LIMIT = 100_000
 #: Postfix logs at most 200 bytes of a reason.
 REASON_LIMIT = 200
 
+#: The words that a reply may begin with.
+STATUSES = frozenset({b"OK", b"NOTFOUND", b"TEMP", b"TIMEOUT", b"PERM"})
+
 NOTFOUND = encode(b"NOTFOUND ")
 
 _PRINTABLE = bytes(b if 0x20 <= b < 0x7F else 0x3F for b in range(256))
 
 
 class SocketmapError(ProtocolError):
-    """A request that is a netstring but not a socketmap request; the connection can go on."""
+    """A netstring that is no request, or no reply, of this protocol; the connection can go on."""
 
 
 def parse_request(payload: bytes) -> tuple[bytes, bytes]:
@@ -37,6 +40,28 @@ def parse_request(payload: bytes) -> tuple[bytes, bytes]:
     if not name:
         raise SocketmapError("request has no map name")
     return name, key
+
+
+def request(name: bytes, key: bytes) -> bytes:
+    """Encode the question for a key.
+
+    :param name: of the map; may be empty.
+    """
+    return encode(b"%b %b" % (name, key))
+
+
+def parse_reply(payload: bytes) -> tuple[bytes, bytes]:
+    """Split a reply into its status, one of :data:`STATUSES`, and the data or reason that may follow.
+
+    ``OK`` alone is a key with an empty value, as for Postfix since 3.9.14, 3.10.13 and 3.11.6 (before: a missing key).
+
+    :raises SocketmapError: another status, or none.
+    """
+    status, _, text = payload.partition(b" ")
+    if status not in STATUSES:
+        shown = status[:30].translate(_PRINTABLE).decode()
+        raise SocketmapError(f"unknown status {shown!r} in a reply")
+    return status, text
 
 
 def found(value: bytes) -> bytes:

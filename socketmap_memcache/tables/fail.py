@@ -9,6 +9,7 @@ from zope.interface import implementer
 from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
 from socketmap_memcache.tables.folding import valid
 from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
 
 
@@ -23,7 +24,7 @@ def open_fail(name: str, context: TableContext) -> FailTable:  # noqa: ARG001
 
 
 @implementer(ITable)
-class FailTable:
+class FailTable(ReadOnlyTable):
     """Fails with :class:`~socketmap_memcache.errors.TemporaryError`; a key that is not UTF-8 is missing."""
 
     def __init__(self, name: str) -> None:

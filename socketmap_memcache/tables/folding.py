@@ -6,6 +6,8 @@ Unicode's full case folding: ``Stra\u00dfe`` is ``strasse``. Python's ``str.case
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def fold(key: bytes) -> bytes | None:
     """Return the key in lower case, or ``None`` if it is not UTF-8."""
@@ -33,3 +35,11 @@ def normalize(key: bytes, fold_keys: bool) -> bytes | None:
     if fold_keys:
         return fold(key)
     return key if valid(key) else None
+
+
+def normalize_all(keys: Sequence[bytes], fold_keys: bool) -> list[bytes | None]:
+    """Return what :func:`normalize` gives for each of many keys, several times as fast where they are ASCII."""
+    text = b"\n".join(keys)
+    if not text.isascii() or text.count(b"\n") != len(keys) - 1:
+        return [normalize(key, fold_keys) for key in keys]
+    return [*(text.lower() if fold_keys else text).split(b"\n")]

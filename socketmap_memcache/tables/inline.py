@@ -12,19 +12,21 @@ from zope.interface import implementer
 from socketmap_memcache.config.syntax import WHITESPACE, excerpt, split_key, split_list, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import normalize, valid
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.tables.read_only import ItemsCursor, ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
 
 _KEY_END = re.compile(rb"[\s=]")
 
 
-def open_inline(name: str, context: TableContext, fold_keys: bool = True) -> InlineTable:  # noqa: ARG001
+def open_inline(name: str, context: TableContext, fold_keys: bool = True) -> InlineTable:
     """Open ``inline:{key=value, {key = value with blanks}, ...}``.
 
     :param fold_keys: whether upper and lower case are the same; Postfix's own programs all have it so, but for the
         tables in a list of domains.
     :raises ConfigurationError: for what Postfix refuses: no braces, a pair without ``=``, an empty table, not UTF-8.
     """
+    fold_keys = fold_keys and context.fold_keys
     try:
         entries = dict(_pairs(name, fold_keys))
     except ValueError as error:
@@ -53,7 +55,7 @@ def _pairs(name: str, fold_keys: bool) -> Iterator[tuple[bytes, bytes]]:
 
 
 @implementer(ITable)
-class InlineTable:
+class InlineTable(ReadOnlyTable):
     """Has the keys that its name says."""
 
     def __init__(self, name: str, entries: dict[bytes, bytes], fold_keys: bool) -> None:
@@ -65,6 +67,10 @@ class InlineTable:
         """See :class:`ITable`."""
         normalized = normalize(key, self._fold_keys)
         return defer.succeed(None if normalized is None else self._entries.get(normalized))
+
+    def cursor(self) -> ICursor:
+        """See :class:`ITable`."""
+        return ItemsCursor(list(self._entries.items()))
 
     def close(self) -> None:
         """See :class:`ITable`."""

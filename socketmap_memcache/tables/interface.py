@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
+
+from socketmap_memcache.errors import PermanentError
+from socketmap_memcache.tables.folding import normalize, valid
+
+
+class ICursor(Interface):
+    """A walk through all entries of a table, first/next.
+
+    Updates and deletes during the walk, also of the entry that came last, do it no harm: every entry that is there all
+    the time comes once, one that is added or deleted meanwhile may come or not. (Postfix's cache clean-up deletes an
+    entry after it has asked for the next.)
+    """
+
+    def next() -> Deferred[tuple[bytes, bytes] | None]:
+        """Fire with the next key and value, beginning with the first; at the end, and ever after, with ``None``."""
 
 
 class ITable(Interface):
@@ -25,8 +43,88 @@ class ITable(Interface):
             :class:`~socketmap_memcache.errors.TableError` when that cannot be known. It never raises instead.
         """
 
-    def close() -> None:
-        """Give back what the table holds (connections, files, timers). Look-ups under way still get their answers.
+    def update(key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
+        """Store a value, in place of the one that is there.
 
-        Idempotent. No look-up is made after it.
+        :param key: UTF-8, not empty; folded as for a look-up.
+        :param value: UTF-8 without NUL and newline.
+        :param ttl: seconds after which the entry does not exist any more, at least 1; ``None`` for the table's default,
+            which is for ever in a persistent table. A table that cannot keep it says so in its documentation.
+        :return: fires when the value is stored, in a persistent table: on the disk, with ``True``; with ``False`` where
+            the table does not take such a key (as memcache: with a ``domain``) and nothing has been stored. Fails with
+            :class:`ReadOnlyError`, with :class:`RefusedError` for a key or value that cannot be, or with another
+            ``TableError``: then it is not known what is stored, the old or the new value.
         """
+
+    def delete(key: bytes) -> Deferred[bool]:
+        """Delete an entry.
+
+        :return: fires with whether it was there; fails as :meth:`update` does.
+        """
+
+    def cursor() -> ICursor:
+        """Begin a walk through all entries. A table that has no order to walk in fails each ``next``."""
+
+    def close() -> None:
+        """Give back what the table holds (connections, files, timers). Operations under way still get their answers.
+
+        Idempotent. No operation is begun after it.
+        """
+
+
+class IBatchTable(ITable):
+    """A table that looks up several keys with less effort than one after the other."""
+
+    def lookup_first(keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
+        """Look up several keys, of which the first that exists counts.
+
+        :return: fires with the place of that key in ``keys`` and its value, or with ``None`` when none exists; fails
+            when the look-up of a key before that one fails.
+        """
+
+
+class IBulkTable(ITable):
+    """A table that looks up hundreds of keys with much less effort than one after the other."""
+
+    def lookup_all(keys: Sequence[bytes]) -> Deferred[list[bytes | Failure | None]]:
+        """Look up many keys at the same time.
+
+        :return: fires with what :meth:`lookup` would fire or fail with for each key, in their order; never fails.
+        """
+
+
+class ReadOnlyError(PermanentError):
+    """The type of the table does not support the operation."""
+
+
+class RefusedError(PermanentError):
+    """A key or value cannot be stored in the table."""
+
+
+def writable_key(table: str, key: bytes, fold_keys: bool) -> bytes:
+    """Return the key as a table keeps it.
+
+    :raises RefusedError: it is empty, or not UTF-8.
+    """
+    normalized = normalize(key, fold_keys)
+    if not normalized:
+        raise RefusedError(f"{table}: a key that is empty or not UTF-8 cannot be stored")
+    return normalized
+
+
+def check_value(table: str, value: bytes) -> None:
+    """Refuse a value that a Postfix program could not read back whole.
+
+    :raises RefusedError: it is not UTF-8, or has a NUL or a newline.
+    """
+    if b"\0" in value or b"\n" in value or not valid(value):
+        raise RefusedError(f"{table}: a value with NUL, newline, or text that is not UTF-8 cannot be stored")
+
+
+def check_ttl(table: str, ttl: int | None) -> None:
+    """Refuse a time to live that is none.
+
+    :raises RefusedError: it is below one second; ``None`` is the table's default.
+    """
+    if ttl is not None and ttl < 1:
+        raise RefusedError(f"{table}: a time to live of {ttl} s is not possible")

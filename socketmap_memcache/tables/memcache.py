@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import parse, read_file
-from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
-from socketmap_memcache.memcache.client import PATIENCE
-from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
+from socketmap_memcache.memcache.interface import IBatchCache, ICache, Limits
+from socketmap_memcache.memcache.memory import MONTH
 from socketmap_memcache.memcache.pool import ClientPool
-from socketmap_memcache.memcache.server import Server
 from socketmap_memcache.protocols.memcache import KEY_LIMIT, has_forbidden
-from socketmap_memcache.tables.folding import normalize
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.folding import normalize, normalize_all
+from socketmap_memcache.tables.interface import (
+    IBatchTable,
+    IBulkTable,
+    ICursor,
+    ITable,
+    check_ttl,
+    check_value,
+    writable_key,
+)
 from socketmap_memcache.tables.key_format import KeyFormat
+from socketmap_memcache.tables.lookup_all import Answer, gather
+from socketmap_memcache.tables.lookup_first import first_of
 from socketmap_memcache.tables.match_list import MatchList
-from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.tables.read_only import ReadOnlyTable, RefusingCursor
+from socketmap_memcache.tables.single_flight import SingleFlight, Waiters
+
+#: Keys in one command to memcached, at most, where many are looked up at once.
+_KEYS_A_GET = 100
 
 
 @attrs.frozen
@@ -33,7 +43,7 @@ class Settings:
     """What a ``.cf`` file sets, beside the cache and the backup.
 
     :ivar flags: sent with each update, as they are.
-    :ivar ttl: sent with each update, as it is: memcached's rules.
+    :ivar ttl: sent with each update that has no ttl of its own, as it is: memcached's rules.
     :ivar key_format: makes the key that the cache is asked for.
     :ivar key_digest: a name of :mod:`hashlib`'s; that key's digest takes its place. Empty for none.
     :ivar domain: the domains that are looked up at all, or ``None`` for all keys.
@@ -49,13 +59,16 @@ class Settings:
     limits: Limits
 
 
-@implementer(ITable)
+@implementer(IBatchTable, IBulkTable)
 class MemcacheTable:
     """Asks the cache first; on a miss or a failure there, the backup, whose answer then counts, and refills the cache.
 
     Without a backup a miss is a miss and a failure a failure. A key is *skipped*, which means missing without asking
     either, when it is empty, is not UTF-8, is not in ``domain``, has not what ``key_format`` needs, or makes a key for
     the cache that has white space or control characters.
+
+    Updates and deletes go to the cache first and to the backup last, and the backup's result is the result. A cache
+    that missed one of them (it could not be reached) has the old value until its ttl is over.
     """
 
     _log = Logger()
@@ -69,9 +82,14 @@ class MemcacheTable:
         self._cache = cache
         self._backup = backup
         self._pool: ClientPool | None = pool
-        self._under_way = 0  # look-ups that may still need the cache or the backup
+        self._queries = SingleFlight()  # to the backup; the cache shares requests by itself
+        self._changing: dict[bytes, int] = {}  # how many updates and deletes of a key are under way
+        self._clock = pool.reactor.seconds
+        self._under_way = 0  # operations that may still need the cache or the backup
         self._closed = False
         self._too_long_logged = False
+
+    # Look-ups.
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """Look up a key; see :class:`ITable`."""
@@ -80,11 +98,263 @@ class MemcacheTable:
             return succeed(None)
         if self._settings.domain is None:
             return self._lookup_in_domain(folded)
-        match = self._settings.domain.match_address(folded)
+        return self._if_in_domain(folded, self._lookup_in_domain, None)
+
+    def lookup_first(self, keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
+        """Look up several keys at once; see :class:`IBatchTable`.
+
+        The cache is asked for all of them in one go, then the backup for those that may come before the first found.
+        """
+        self._under_way += 1
+        folded = [normalize(key, self._settings.fold_keys) for key in keys]
+        asked = [self._if_in_domain(key, self._ask_cache_first, None) if key else succeed(None) for key in folded]
+        return DeferredList(asked, consumeErrors=True).addCallback(self._ask_backup_second).addBoth(self._done)
+
+    def lookup_all(self, keys: Sequence[bytes]) -> Deferred[list[Answer]]:
+        """Look up many keys at once; see :class:`IBulkTable`.
+
+        One command asks memcached for a hundred of them. Only what it answers in good order is taken from there: a key
+        whose command failed, or whose value is too long, is looked up on its own, with all tries.
+        """
+        cache = self._cache
+        if self._settings.domain is not None or not IBatchCache.providedBy(cache):
+            return gather(self.lookup(key) for key in keys)
+        self._under_way += 1
+        folded = normalize_all(keys, self._settings.fold_keys)
+        cache_keys = folded
+        if not self._are_cache_keys(folded):
+            cache_keys = [self._cache_key(key) if key else None for key in folded]
+        sent = [key for key in dict.fromkeys(cache_keys) if key is not None and len(key) <= KEY_LIMIT]
+        parts = [sent[begin : begin + _KEYS_A_GET] for begin in range(0, len(sent), _KEYS_A_GET)]
+        limits = attrs.evolve(self._limits, max_try=1)
+        gets = DeferredList([cache.get_many(part, limits) for part in parts], consumeErrors=True)
+        return gets.addCallback(self._all_cached, parts, folded, cache_keys).addBoth(self._done)
+
+    def _all_cached(
+        self,
+        results: list[tuple[bool, dict[bytes, bytes | None]]],
+        parts: list[list[bytes]],
+        keys: list[bytes | None],
+        cache_keys: list[bytes | None],
+    ) -> Deferred[list[Answer]] | list[Answer]:
+        values: dict[bytes, bytes | None] = {}
+        missing: set[bytes] = set()
+        for (succeeded, found), part in zip(results, parts, strict=True):
+            if succeeded:
+                values.update(found)
+                missing.update([key for key in part if key not in found])
+        answers: list[Answer] = [values.get(key) if key else None for key in cache_keys]
+        late: dict[int, Deferred[bytes | None]] = {}
+        for place, answer in enumerate(answers):
+            if answer is not None:
+                continue
+            key, cache_key = keys[place], cache_keys[place]
+            if key is None or cache_key is None:
+                continue
+            if cache_key not in missing:
+                late[place] = self._lookup_in_domain(key)
+            elif self._backup is not None:
+                late[place] = self._ask_backup(key, cache_key)
+        return gather(late.values()).addCallback(_fill_in, answers, late) if late else answers
+
+    def _lookup_in_domain(self, key: bytes) -> Deferred[bytes | None]:
+        cache_key = self._cache_key(key)
+        if cache_key is None:
+            return succeed(None)
+        answer = self._ask_cache(cache_key)
+        if self._backup is not None:
+            asked = (key, cache_key)
+            self._under_way += 1
+            answer.addCallbacks(self._cached, self._cache_failed, callbackArgs=asked, errbackArgs=asked)
+        return answer
+
+    def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> Any:
+        return self._done(value) if value is not None else self._ask_backup(key, cache_key).addBoth(self._done)
+
+    def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Any:
+        if failure.check(TemporaryError) is None:
+            return self._done(failure)
+        return self._ask_backup(key, cache_key).addBoth(self._done)
+
+    def _ask_cache_first(self, key: bytes) -> Deferred[_Unsure | bytes | None]:
+        cache_key = self._cache_key(key)
+        if cache_key is None:
+            return succeed(None)
+        answer: Deferred[Any] = self._ask_cache(cache_key)
+        if self._backup is not None:
+            unsure = _Unsure(key, cache_key)
+            answer.addCallbacks(
+                lambda value: unsure if value is None else value,
+                lambda failure: unsure if failure.check(TemporaryError) else failure,
+            )
+        return answer
+
+    def _ask_backup_second(self, cached: list[tuple[bool, Any]]) -> Deferred[tuple[int, bytes] | None]:
+        answers: list[Deferred[bytes | None]] = []
+        for succeeded, result in cached:
+            if isinstance(result, _Unsure):
+                answers.append(self._ask_backup(result.key, result.cache_key))
+                continue
+            answers.append(succeed(result) if succeeded else fail(result))
+            if result is not None:
+                break
+        return DeferredList(answers, consumeErrors=True).addCallback(first_of)
+
+    def _ask_cache(self, cache_key: bytes) -> Deferred[bytes | None]:
+        if len(cache_key) > KEY_LIMIT:
+            # memcached would refuse it. Postfix asks all the same, and hears so some seconds later.
+            size = len(cache_key)
+            return fail(TemporaryError(f"{self.name}: the cache key has {size} bytes; memcached takes {KEY_LIMIT}"))
+        answer: Deferred[bytes | None] = self._cache.get(cache_key, self._limits)
+        return answer
+
+    def _ask_backup(self, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
+        return self._queries.run(key, self._query_backup, key, cache_key)
+
+    def _query_backup(self, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
+        assert self._backup is not None
+        answer: Deferred[bytes | None] = self._backup.lookup(key)
+        return answer.addCallback(self._refill, key, cache_key, self._queries.current(key))
+
+    def _refill(self, value: bytes | None, key: bytes, cache_key: bytes, query: Waiters | None) -> bytes | None:
+        """Put into the cache what the backup has. The look-up does not wait for it, nor fail with it."""
+        # With an update of the key meanwhile, the value may be the one before.
+        if value is not None and key not in self._changing and self._queries.current(key) is query:
+            self._set(cache_key, value, self._settings.ttl).addErrback(_ignore_failure)
+        return value
+
+    # Updates, deletes, sequence.
+
+    def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
+        """Store a value; see :class:`ITable`.
+
+        :param ttl: the cache keeps the value no longer than that, and no longer than the ``ttl`` of the file, if there
+            is a backup.
+        :return: fires with ``False`` for a key that look-ups skip, after a warning in the log; and where there is no
+            backup, for a value above ``data_size_limit`` or a key that is too long for memcached.
+        """
+        try:
+            folded = writable_key(self.name, key, self._settings.fold_keys)
+            check_value(self.name, value)
+            check_ttl(self.name, ttl)
+        except TableError:
+            return fail()
+        return self._change("update", folded, lambda cache_key: self._update(folded, cache_key, value, ttl))
+
+    def delete(self, key: bytes) -> Deferred[bool]:
+        """Delete an entry; see :class:`ITable`."""
+        folded = normalize(key, self._settings.fold_keys)
+        if not folded:
+            return succeed(False)
+        return self._change("delete", folded, lambda cache_key: self._delete(folded, cache_key))
+
+    def cursor(self) -> ICursor:
+        """Walk through the backup; see :class:`ITable`. A cache alone cannot be walked through."""
+        if self._backup is None:
+            return RefusingCursor(PermanentError(f"{self.name}: first/next support requires a backup database"))
+        return self._backup.cursor()
+
+    def _change(self, operation: str, key: bytes, change: Callable[[bytes], Deferred[bool]]) -> Deferred[bool]:
+        backup: object = self._backup
+        if isinstance(backup, ReadOnlyTable):
+            # Postfix would change the cache, and then die.
+            return fail(backup.refusal(operation))
+
+        def change_in_domain(key: bytes) -> Deferred[bool]:
+            cache_key = self._cache_key(key)
+            return self._skip(operation, key) if cache_key is None else change(cache_key)
+
+        self._changing[key] = self._changing.get(key, 0) + 1
+        self._queries.detach(key)
+        self._under_way += 1
+        changed: Deferred[Any] = maybeDeferred(self._if_in_domain, key, change_in_domain, None)
+        changed.addCallback(lambda done: self._skip(operation, key) if done is None else done)
+        return changed.addBoth(self._changed, key).addBoth(self._done)
+
+    def _update(self, key: bytes, cache_key: bytes, value: bytes, ttl: int | None) -> Deferred[bool]:
+        stored = self._set(cache_key, value, self._cache_ttl(ttl))
+        backup = self._backup
+        if backup is None:
+            return stored
+        stored.addErrback(_ignore_failure)
+        return stored.addCallback(lambda _: backup.update(key, value, ttl))
+
+    def _delete(self, key: bytes, cache_key: bytes) -> Deferred[bool]:
+        if len(cache_key) > KEY_LIMIT:
+            deleted: Deferred[bool] = succeed(False)
+        else:
+            deleted = self._cache.delete(cache_key, self._limits)
+        backup = self._backup
+        if backup is None:
+            return deleted
+        deleted.addErrback(_ignore_failure)
+        return deleted.addCallback(lambda _: backup.delete(key))
+
+    def _changed(self, result: Any, key: bytes) -> Any:
+        # A look-up that began meanwhile may have read the backup before it was changed.
+        self._queries.detach(key)
+        self._changing[key] -= 1
+        if not self._changing[key]:
+            del self._changing[key]
+        return result
+
+    def _skip(self, operation: str, key: bytes) -> Any:
+        if operation == "update":
+            self._log.warn("{table}: skipping update for key {key!r}", table=self.name, key=key[:100])
+        return succeed(False)
+
+    def _set(self, cache_key: bytes, value: bytes, ttl: int) -> Deferred[bool]:
+        """Put a value into the cache; fires with whether it is there."""
+        limits = self._limits
+        if len(cache_key) > KEY_LIMIT:
+            return succeed(False)
+        if len(value) <= limits.data_size_limit:
+            stored: Deferred[Any] = self._cache.set(cache_key, value, self._settings.flags, ttl, limits)
+            return stored.addCallback(lambda _: True)
+        if not self._too_long_logged:
+            self._too_long_logged = True
+            self._log.warn(
+                "{table}: a value of {size} bytes is not cached (data_size_limit is {limit}); logged once",
+                table=self.name,
+                size=len(value),
+                limit=limits.data_size_limit,
+            )
+        return succeed(False)
+
+    def _cache_ttl(self, ttl: int | None) -> int:
+        """Give the cache's ttl for an entry that is to live this long: memcached's rules."""
+        default = self._settings.ttl
+        if ttl is None:
+            return default
+        now = self._clock()
+        if self._backup is not None and default and (default if default <= MONTH else default - now) <= ttl:
+            return default
+        return ttl if ttl <= MONTH else int(now + ttl)
+
+    # What all operations share.
+
+    def _if_in_domain(self, key: bytes, action: Callable[[bytes], Deferred[Any]], skipped: object) -> Deferred[Any]:
+        domain = self._settings.domain
+        match = domain is None or domain.match_address(key)
         if isinstance(match, Deferred):
             self._under_way += 1
-            return match.addCallback(lambda yes: self._lookup_in_domain(folded) if yes else None).addBoth(self._done)
-        return self._lookup_in_domain(folded) if match else succeed(None)
+            return match.addCallback(lambda yes: action(key) if yes else skipped).addBoth(self._done)
+        return action(key) if match else succeed(skipped)
+
+    def _cache_key(self, key: bytes) -> bytes | None:
+        """Make the key that the cache is asked for, or ``None`` for one that is skipped."""
+        expanded = self._format.expand(key)
+        if expanded is not None and self._settings.key_digest:
+            return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
+        return None if expanded is None or has_forbidden(expanded) else expanded
+
+    def _are_cache_keys(self, keys: list[bytes | None]) -> bool:
+        """Say whether the cache is asked for just these keys; no where some of them need a closer look."""
+        present = [key for key in keys if key]
+        plain = self._format.template == b"%s" and not self._settings.key_digest
+        return plain and len(present) == len(keys) and not has_forbidden(b"".join(present))
+
+    # The end.
 
     def close(self) -> None:
         """Let go of everything; see :class:`ITable`."""
@@ -108,171 +378,21 @@ class MemcacheTable:
         if self._settings.domain is not None:
             self._settings.domain.close()
 
-    def _lookup_in_domain(self, key: bytes) -> Deferred[bytes | None]:
-        cache_key = self._cache_key(key)
-        if cache_key is None or has_forbidden(cache_key):
-            return succeed(None)
-        if len(cache_key) > KEY_LIMIT:
-            # memcached would refuse it. Postfix asks all the same, and ends up here some seconds later.
-            if self._backup is not None:
-                return self._backup.lookup(key)
-            size = len(cache_key)
-            return fail(TemporaryError(f"{self.name}: the cache key has {size} bytes; memcached takes {KEY_LIMIT}"))
-        answer: Deferred[bytes | None] = self._cache.get(cache_key, self._limits)
-        if self._backup is not None:
-            asked = (key, cache_key)
-            self._under_way += 1
-            answer.addCallbacks(self._cached, self._cache_failed, callbackArgs=asked, errbackArgs=asked)
-        return answer
 
-    def _cache_key(self, key: bytes) -> bytes | None:
-        expanded = self._format.expand(key)
-        if expanded is None or not self._settings.key_digest:
-            return expanded
-        return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
+def _fill_in(found: list[Answer], answers: list[Answer], places: Iterable[int]) -> list[Answer]:
+    for place, answer in zip(places, found, strict=True):
+        answers[place] = answer
+    return answers
 
-    def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> Any:
-        return self._ask_backup(key, cache_key) if value is None else self._done(value)
 
-    def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Any:
-        if failure.check(TemporaryError) is None:
-            return self._done(failure)
-        return self._ask_backup(key, cache_key)
+@attrs.frozen
+class _Unsure:
+    """The cache does not have a key; whether it exists is for the backup to say."""
 
-    def _ask_backup(self, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
-        assert self._backup is not None
-        answer: Deferred[bytes | None] = self._backup.lookup(key)
-        return answer.addCallback(self._refill, cache_key).addBoth(self._done)
-
-    def _refill(self, value: bytes | None, cache_key: bytes) -> bytes | None:
-        """Put into the cache what the backup has. The look-up does not wait for it, nor fail with it."""
-        limits = self._limits
-        if value is None:
-            return None
-        if len(value) <= limits.data_size_limit:
-            settings = self._settings
-            stored = self._cache.set(cache_key, value, settings.flags, settings.ttl, limits)
-            stored.addErrback(_ignore_failure)
-        elif not self._too_long_logged:
-            self._too_long_logged = True
-            self._log.warn(
-                "{table}: a value of {size} bytes is not cached (data_size_limit is {limit}); logged once",
-                table=self.name,
-                size=len(value),
-                limit=limits.data_size_limit,
-            )
-        return value
+    key: bytes
+    cache_key: bytes
 
 
 def _ignore_failure(failure: Failure) -> None:
     # The client has logged it.
     failure.trap(TemporaryError)
-
-
-def open_memcache(name: str, context: TableContext) -> ITable:
-    """Open the table that a ``.cf`` file describes.
-
-    Beside the parameters of memcache_table(5) the file may have ``fold_keys`` (default: yes), and with
-    ``memcache = memory:`` there is ``memory_size_limit`` (default: 64 MiB).
-
-    :param name: the file; as with Postfix, its name begins with ``/`` or ``.``.
-    :raises ConfigurationError: for whatever Postfix would stop with or that can never work.
-    """
-    if not name.startswith(("/", ".")):
-        text = (
-            f"table 'memcache:{name}': write the name of a file that begins with / or ./ "
-            "(Postfix would look for parameters in its own main.cf, which are not read here)"
-        )
-        raise ConfigurationError([Problem(text)])
-    parameters = Parameters(parse(read_file(name), name))
-    settings = _settings(parameters, context)
-    open_cache = _cache(parameters, context.clients)
-    backup = _backup(parameters, context)
-    parameters.unknown(fatal=False)
-    try:
-        parameters.finish(context.warnings)
-    except ConfigurationError:
-        for opened in (settings.domain, backup):
-            if opened is not None:
-                opened.close()
-        raise
-    return MemcacheTable(f"memcache:{name}", settings, open_cache(), backup, context.clients)
-
-
-def _settings(parameters: Parameters, context: TableContext) -> Settings:
-    timeout = parameters.integer("timeout", 2, minimum=0)
-    return Settings(
-        flags=parameters.integer("flags", 0),
-        ttl=parameters.integer("ttl", 3600),
-        key_format=_key_format(parameters),
-        key_digest=_key_digest(parameters),
-        domain=_domain(parameters, context),
-        fold_keys=parameters.boolean("fold_keys", True),
-        limits=Limits(
-            # 0 means "no limit"; but Postfix itself gives up on a socketmap after 100 seconds.
-            timeout=timeout or PATIENCE,
-            max_try=parameters.integer("max_try", 2, minimum=1),
-            retry_pause=parameters.integer("retry_pause", 1, minimum=1),
-            line_size_limit=parameters.integer("line_size_limit", 1024, minimum=1),
-            data_size_limit=parameters.integer("data_size_limit", 10240, minimum=1),
-        ),
-    )
-
-
-def _key_format(parameters: Parameters) -> KeyFormat:
-    try:
-        key_format = KeyFormat.parse(parameters.text("key_format", "%s"))
-    except ValueError as error:
-        parameters.error("key_format", str(error))
-        return KeyFormat.parse("%s")
-    if not key_format.template:
-        parameters.warn("key_format", "an empty key_format disables all look-ups")
-    elif any(byte in b" \t\r\n\v\f" for byte in key_format.template) and not parameters.text("key_digest", ""):
-        parameters.warn("key_format", "a key_format with white space disables all look-ups")
-    return key_format
-
-
-def _key_digest(parameters: Parameters) -> str:
-    name = parameters.text("key_digest", "").lower()
-    try:
-        if name:
-            hashlib.new(name, usedforsecurity=False).hexdigest()
-    except (ValueError, TypeError):  # TypeError: a digest without a length of its own
-        parameters.error("key_digest", f"key digest {name} is not available (sha256 is, for example)")
-        return ""
-    return name
-
-
-def _domain(parameters: Parameters, context: TableContext) -> MatchList | None:
-    spec = parameters.text("domain", "")
-    if not spec:
-        return None
-    try:
-        return MatchList.parse(spec, context)
-    except ConfigurationError as error:
-        parameters.adopt("domain", error.problems)
-        return None
-
-
-def _cache(parameters: Parameters, pool: ClientPool) -> Callable[[], ICache]:
-    """Give a function that opens the cache, to be called when the rest of the file has turned out to be good."""
-    spec = parameters.text("memcache", "inet:localhost:11211")
-    size_limit = parameters.integer("memory_size_limit", 64 * 1024 * 1024, minimum=1)
-    if spec == "memory:":
-        return partial(pool.memory, spec, size_limit)
-    try:
-        return partial(pool.memcached, Server.parse(spec))
-    except ValueError as error:
-        parameters.error("memcache", str(error))
-        return partial(pool.memory, spec, size_limit)
-
-
-def _backup(parameters: Parameters, context: TableContext) -> ITable | None:
-    spec = parameters.text("backup", "")
-    if not spec:
-        return None
-    try:
-        return context.open_table(spec)
-    except ConfigurationError as error:
-        parameters.adopt("backup", error.problems)
-        return None

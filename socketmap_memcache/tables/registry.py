@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
+from zope.interface import Attribute, Interface
 
 from socketmap_memcache.errors import ConfigurationError, Problem
 
@@ -25,14 +26,43 @@ class TableOpener(Protocol):
         """
 
 
+class ITableType(Interface):
+    """A type of tables that another package brings, as a plugin of twisted.plugin's.
+
+    A module in that package's ``twisted/plugins`` has an object that provides this.
+    """
+
+    kind: str = Attribute("The name of the type: what comes before the colon in ``type:name``.")
+
+    def open(name: str, context: TableContext) -> ITable:
+        """Open a table; see :class:`TableOpener`."""
+
+
 # Modules are imported when a table of theirs is first opened: a site pays only for the types it uses.
 _OPENERS = {
+    "btree": "socketmap_memcache.tables.berkeleydb:open_btree",
+    "cdb": "socketmap_memcache.tables.cdb:open_cdb",
+    "cidr": "socketmap_memcache.tables.cidr:open_cidr",
     "fail": "socketmap_memcache.tables.fail:open_fail",
+    "hash": "socketmap_memcache.tables.berkeleydb:open_hash",
     "inline": "socketmap_memcache.tables.inline:open_inline",
-    "memcache": "socketmap_memcache.tables.memcache:open_memcache",
+    "lmdb": "socketmap_memcache.tables.lmdb:open_lmdb",
+    "memcache": "socketmap_memcache.tables.memcache_cf:open_memcache",
+    "memory": "socketmap_memcache.tables.memory:open_memory",
+    "proxy": "socketmap_memcache.tables.proxy:open_proxy",
+    "regexp": "socketmap_memcache.tables.regexp:open_regexp",
+    "socketmap": "socketmap_memcache.tables.socketmap:open_socketmap",
+    "sqlite": "socketmap_memcache.tables.sqlite:open_sqlite",
     "static": "socketmap_memcache.tables.static:open_static",
     "texthash": "socketmap_memcache.tables.texthash:open_texthash",
 }
+
+# Types whose openers take ``create``.
+_CREATE = {"lmdb"}
+
+#: Where Postfix has these sockets, unless its ``queue_directory`` was changed.
+PROXYMAP_SOCKET = "/var/spool/postfix/private/proxymap"
+PROXYWRITE_SOCKET = "/var/spool/postfix/private/proxywrite"
 
 
 @attrs.define
@@ -41,30 +71,56 @@ class TableContext:
 
     :ivar clients: the memcached clients, shared by all tables.
     :ivar warnings: filled while opening: what an administrator should know but can live with.
+    :ivar proxymap_socket: the path of the socket of Postfix's service ``proxymap``, for ``proxy:`` tables.
+    :ivar proxywrite_socket: the same of ``proxywrite``.
+    :ivar fold_keys: whether tables of fixed strings fold keys to lower case; no for ``map -f``.
     """
 
     clients: ClientPool
     warnings: list[Problem] = attrs.Factory(list)
+    proxymap_socket: str = PROXYMAP_SOCKET
+    proxywrite_socket: str = PROXYWRITE_SOCKET
+    fold_keys: bool = True
     _opening: list[str] = attrs.Factory(list)
 
-    def open_table(self, spec: str) -> ITable:
+    @property
+    def reactor(self) -> Any:
+        """The reactor: time, timers, threads, connections."""
+        return self.clients.reactor
+
+    def open_table(self, spec: str, create: bool = False) -> ITable:
         """Open the table that ``type:name`` describes.
 
+        :param create: whether to make a file that does not exist, where the type can.
         :raises ConfigurationError: an unknown type, or whatever the type finds wrong with the name or its file.
         """
         kind, colon, name = spec.partition(":")
         if not colon:
             text = f"table {spec!r}: write type:name, for example memcache:/etc/postfix/aliases.cf"
             raise ConfigurationError([Problem(text)])
-        if kind not in _OPENERS:
-            known = ", ".join(sorted(_OPENERS))
-            raise ConfigurationError([Problem(f"table {spec!r}: unknown table type {kind!r} (known: {known})")])
         if spec in self._opening:
             raise ConfigurationError([Problem(f"table {spec!r} refers to itself")])
-        module, _, function = _OPENERS[kind].partition(":")
-        opener: TableOpener = getattr(import_module(module), function)
+        opener = _find_opener(kind, spec)
         self._opening.append(spec)
         try:
+            if create and kind in _CREATE:
+                creating_opener: Any = opener
+                table: ITable = creating_opener(name, self, create=True)
+                return table
             return opener(name, self)
         finally:
             self._opening.pop()
+
+
+def _find_opener(kind: str, spec: str) -> TableOpener:
+    if kind in _OPENERS:
+        module, _, function = _OPENERS[kind].partition(":")
+        opener: TableOpener = getattr(import_module(module), function)
+        return opener
+    from twisted.plugin import getPlugins
+
+    plugins = {plugin.kind: plugin for plugin in getPlugins(ITableType)}
+    if kind in plugins:
+        return plugins[kind].open
+    known = ", ".join(sorted({*_OPENERS, *plugins}))
+    raise ConfigurationError([Problem(f"table {spec!r}: unknown table type {kind!r} (known: {known})")])

@@ -10,6 +10,7 @@ from socketmap_memcache.config.syntax import WHITESPACE, excerpt, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import valid
 from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
 
 
@@ -32,7 +33,7 @@ def open_static(name: str, context: TableContext) -> StaticTable:  # noqa: ARG00
 
 
 @implementer(ITable)
-class StaticTable:
+class StaticTable(ReadOnlyTable):
     """Has one value for every key that is UTF-8, also for the empty one."""
 
     def __init__(self, name: str, value: bytes) -> None:

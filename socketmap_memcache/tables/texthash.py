@@ -19,7 +19,8 @@ from zope.interface import implementer
 from socketmap_memcache.config.syntax import excerpt, logical_lines, split_key
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.folding import normalize, valid
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.tables.read_only import ItemsCursor, ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
 
 CHECK_INTERVAL = 1.0
@@ -44,6 +45,7 @@ def open_texthash(name: str, context: TableContext, fold_keys: bool = True) -> T
     """
     if not name:
         raise ConfigurationError([Problem("texthash: needs the path of a file")])
+    fold_keys = fold_keys and context.fold_keys
     content = read(name, fold_keys)
     context.warnings += content.warnings
     return TexthashTable(name, content, fold_keys)
@@ -111,7 +113,7 @@ def _split(line: bytes) -> tuple[bytes, bytes]:
 
 
 @implementer(ITable)
-class TexthashTable:
+class TexthashTable(ReadOnlyTable):
     """Has the keys that its file holds.
 
     A change is noticed at a look-up, and counts some two seconds later at most. When the file cannot be read any more
@@ -152,6 +154,10 @@ class TexthashTable:
             self._check()
         normalized = normalize(key, self._fold_keys)
         return defer.succeed(None if normalized is None else self._entries.get(normalized))
+
+    def cursor(self) -> ICursor:
+        """See :class:`ITable`."""
+        return ItemsCursor(list(self._entries.items()))
 
     def close(self) -> None:
         """See :class:`ITable`."""

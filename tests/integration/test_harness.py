@@ -80,7 +80,7 @@ class TestSmtpd:
             assert known.code == 250
             assert (unknown.code, "User unknown in virtual alias table" in unknown.text) == (550, True)
             assert (foreign.code, "Relay access denied" in foreign.text) == (554, True)
-            assert "reject: RCPT from" in postfix.maillog
+            wait_until(lambda: "reject: RCPT from" in postfix.maillog, "it is logged")
             assert "backwards-compatible" not in postfix.maillog
         assert not postfix.running
 

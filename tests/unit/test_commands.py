@@ -42,9 +42,11 @@ def test_check_bad(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_warning(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A warning alone does not fail the check."""
-    config.write_text("")
+    cf = config.with_name("x.cf")
+    cf.write_text("ttls = 1\n")
+    config.write_text(f"tables = a=memcache:{cf}\n")
     assert main(["check", "--config", str(config)]) == 0
-    assert capsys.readouterr().err.startswith(f"warning: {config}: no tables are served")
+    assert capsys.readouterr().err.startswith(f"warning: {cf}:1: unknown parameter 'ttls'")
 
 
 def test_check_set(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

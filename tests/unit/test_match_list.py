@@ -15,6 +15,7 @@ from socketmap_memcache.errors import ConfigurationError, TemporaryError
 from socketmap_memcache.tables import registry
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.match_list import MatchList
+from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def context() -> TableContext:
 
 
 @implementer(ITable)
-class SlowTable:
+class SlowTable(ReadOnlyTable):
     """A table that answers when the test says so."""
 
     def __init__(self, name: str, context: TableContext) -> None:

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.service import SocketmapMemcacheService
+from socketmap_memcache.tables.registry import _OPENERS
 from tests.unit.listeners.transports import Client
 
 
@@ -125,9 +126,11 @@ class TestStart(ServiceTests):
 
     def test_warnings(self) -> None:
         """Warnings are logged."""
+        cf = self.path.with_name("x.cf")
+        cf.write_text("ttls = 1\n")
         with capturedLogs() as logs:
-            self.make("")
-        assert texts(logs) == [f"{self.path}: no tables are served: write tables = name=type:table"]
+            self.make(f"tables = a=memcache:{cf}\n")
+        assert texts(logs) == [f"{cf}:1: unknown parameter 'ttls'; did you mean 'ttl'?"]
 
     def test_banner(self) -> None:
         """It says what is served and where, and two ways to try each address."""
@@ -147,9 +150,6 @@ class TestStart(ServiceTests):
             "try: postmap -q alice@example.com socketmap:unix:/run/s:a",
             "try: printf '19:a alice@example.com,' | nc -N -U /run/s",
             "listening on tcp:3 (socketmap)",
-        ]
-        assert self.make("socketmap_listen = inet:127.0.0.1:1\n").banner() == [
-            "listening on inet:127.0.0.1:1 (socketmap)"
         ]
 
     def test_banner_is_logged(self) -> None:
@@ -179,11 +179,12 @@ class TestReload(ServiceTests):
         assert service._factory.idle_timeout == 200
 
     def test_nothing_served(self) -> None:
-        """A reload that leaves nothing to serve is done, and says so."""
+        """A file that serves nothing, half written perhaps, is refused, and the old configuration goes on."""
         service = self.start("tables = a=static:x\n")
         with capturedLogs() as logs:
             self.successResultOf(self.reload(service, ""))
-        assert texts(logs)[-1] == f"reloaded {self.path}: serving nothing"
+        assert texts(logs)[0] == f"{self.path}: no tables are served: write tables = name=type:table"
+        assert self.ask(service, b"a k") == b"4:OK x,"
 
     def test_refused(self) -> None:
         """A configuration with errors is refused, each error is logged, and the old one goes on."""
@@ -192,7 +193,7 @@ class TestReload(ServiceTests):
             self.successResultOf(self.reload(service, "bogus = 1\ntables = a=bogus:x\n"))
         assert [text.removeprefix(str(self.path)) for text in texts(logs)] == [
             ":1: unknown parameter 'bogus'",
-            ":2: table 'bogus:x': unknown table type 'bogus' (known: fail, inline, memcache, static, texthash)",
+            f":2: table 'bogus:x': unknown table type 'bogus' (known: {', '.join(sorted(_OPENERS))})",
             "reload refused: the configuration has errors; the one before goes on serving",
         ]
         assert self.ask(service, b"a k") == b"4:OK x,"
@@ -273,6 +274,37 @@ class TestReload(ServiceTests):
         assert self.reactor.getDelayedCalls() == []
 
 
+class TestTcpTable(ServiceTests):
+    def test_life(self) -> None:
+        """A map is served by tcp_table(5), named in the banner, replaced by a reload, and ends with the service."""
+        listen = "tcp_table_listen = a=inet:[::1]:2 a=unix:/nonexistent/s\n"
+        service = self.make(f"tables = a=static:x\n{listen}")
+        assert service.banner()[-3:] == [
+            "listening on inet:[::1]:2 (tcp_table, a)",
+            "try: postmap -q alice@example.com tcp:[::1]:2",
+            "listening on unix:/nonexistent/s (tcp_table, a)",
+        ]
+        service = self.start(f"tables = a=static:x\n{listen.partition(' a=unix')[0]}\n")
+        assert [server[0] for server in self.reactor.tcpServers] == [10020, 2]
+        (factory,) = service._tcp_table_factories
+        factory.doStart()
+        client = Client(factory)
+        client.send(b"get k\n")
+        with capturedLogs() as logs:
+            self.path.write_text("tables = a=static:y\n")
+            done = service.reload()
+            self.reactor.pool.run()
+            self.successResultOf(done)
+        assert "tcp_table_listen has changed: that takes a restart" in texts(logs)
+        client.send(b"get k\n")
+        assert client.received() == b"200 x\n200 y\n"
+        stopped = maybeDeferred(service.stopService)
+        assert client.is_closed()
+        client.leave(ConnectionDone())
+        self.successResultOf(stopped)
+        assert self.reactor.getDelayedCalls() == []
+
+
 class TestStop(ServiceTests):
     def test_idle(self) -> None:
         """A service without clients stops at once, without a timer left, and gives SIGHUP back."""
@@ -285,7 +317,7 @@ class TestStop(ServiceTests):
 
     def test_never_started(self) -> None:
         """A service that was never started can be stopped."""
-        self.successResultOf(maybeDeferred(self.make("").stopService))
+        self.successResultOf(maybeDeferred(self.make("tables = a=static:x\n").stopService))
 
     def start_with_look_up(self) -> tuple[SocketmapMemcacheService, Client]:
         """Start a service, and leave it with a look-up that takes five seconds to fail."""

@@ -31,15 +31,21 @@ class ServiceConfigTests(SynchronousTestCase):
         return [str(problem).removeprefix(f"{self.path}:") for problem in caught.problems]
 
     def test_defaults(self) -> None:
-        """An empty file serves nothing on the usual address, and says so."""
-        config = self.load("")
+        """What a file with tables only does not say has its default."""
+        config = self.load("tables = a=static:x\n")
         assert [address.text for address in config.socketmap_listen] == ["inet:127.0.0.1:10020"]
-        assert config.tables == {}
         assert (config.client_idle_timeout, config.shutdown_timeout) == (300, 10)
         assert config.path == self.path
-        (warning,) = self.context.warnings
-        assert str(warning) == f"{self.path}: no tables are served: write tables = name=type:table"
-        assert set(DEFAULTS) == {"client_idle_timeout", "shutdown_timeout", "socketmap_listen", "tables"}
+        assert self.context.warnings == []
+        assert {"client_idle_timeout", "shutdown_timeout", "socketmap_listen", "tables"} <= set(DEFAULTS)
+        assert DEFAULTS["tables"] == ""
+
+    def test_nothing_served(self) -> None:
+        """A file without tables is refused: it may be half written, and nothing would be served any more."""
+        error = "no tables are served: write tables = name=type:table"
+        assert self.errors("") == [f" {error}"]
+        assert self.errors("\ntables =\n") == [f"2: {error}"]
+        assert self.errors("tables = ,\n") == [f"1: {error}"]
 
     def test_all(self) -> None:
         """Every parameter is read; time values take units."""
@@ -68,20 +74,21 @@ class ServiceConfigTests(SynchronousTestCase):
         assert config.shutdown_timeout == 2
         assert self.errors("", "tables=a=bogus:x")[0].startswith("table 'bogus:x'")
         for override in ("x", "=x", " = x"):
-            assert self.errors("", override) == [f"--set {override!r}: write --set name=value"]
+            assert self.errors("tables = a=static:x\n", override) == [f"--set {override!r}: write --set name=value"]
 
     def test_unknown(self) -> None:
         """An unknown parameter is an error with its line and the nearest known name."""
-        assert self.errors("\ntable = a=static:x\n") == ["2: unknown parameter 'table'; did you mean 'tables'?"]
-        assert self.errors("", "zzz=1") == ["unknown parameter 'zzz'"]
+        error = "2: unknown parameter 'table'; did you mean 'tables'?"
+        assert self.errors("tables = a=static:x\ntable = a=static:x\n") == [error]
+        assert self.errors("tables = a=static:x\n", "zzz=1") == ["unknown parameter 'zzz'"]
 
     def test_listen(self) -> None:
         """An address that cannot be listened on is an error with its line."""
-        (error,) = self.errors("\nsocketmap_listen = inet:127.0.0.1:1 inet:bogus\n")
+        (error,) = self.errors("tables = a=static:x\nsocketmap_listen = inet:127.0.0.1:1 inet:bogus\n")
         assert error.startswith("2: socketmap_listen: 'inet:bogus': write inet:host:port")
-        (error,) = self.errors("socketmap_listen = tcp:1:bogus=2\n")
+        (error,) = self.errors("socketmap_listen = tcp:1:bogus=2\ntables = a=static:x\n")
         assert error.startswith("1: socketmap_listen: 'tcp:1:bogus=2'")
-        assert list(self.load("socketmap_listen =\n").socketmap_listen) == []
+        assert list(self.load("socketmap_listen =\ntables = a=static:x\n").socketmap_listen) == []
 
     def test_tables(self) -> None:
         """A map that is not written as name=type:table, or twice, is an error with the line."""
@@ -91,6 +98,16 @@ class ServiceConfigTests(SynchronousTestCase):
         assert self.errors("tables = a=static:x a=static:y\n") == ["1: tables: the name 'a' is used twice"]
         assert self.errors("tables = a=fail:\n") == ["1: fail: needs a name, for example fail:maintenance"]
 
+    def test_options(self) -> None:
+        """A map may have options after its table; what is wrong with them has the line."""
+        config = self.load("tables = a={inline:{ @x=v }, partial_keys=address}, b=static:y\n")
+        assert list(config.tables) == ["a", "b"]
+        assert self.successResultOf(config.tables["a"].lookup(b"u@x")) == b"v"
+        config.close()
+        (error,) = self.errors("\ntables = a={static:x, partial_keys=all}\n")
+        assert error.startswith("2: partial_keys = all: write one of none, address,")
+        assert self.errors("\ntables = a={static:x\n") == ["2: missing '}' in '{static:x'"]
+
     def test_name_is_not_utf8(self) -> None:
         """A map name that is not UTF-8 is refused like any other that cannot be one; UTF-8 is fine."""
         (error,) = self.errors(b"tables = \xff=static:x\n")
@@ -99,10 +116,10 @@ class ServiceConfigTests(SynchronousTestCase):
 
     def test_idle_timeout(self) -> None:
         """An idle time below that of Postfix itself would cut its connections off, and is refused."""
-        (error,) = self.errors("client_idle_timeout = 100s\n")
+        (error,) = self.errors("client_idle_timeout = 100s\ntables = a=static:x\n")
         assert error.startswith("1: client_idle_timeout = 100: must be at least 101s, because Postfix itself keeps")
-        assert self.load("client_idle_timeout = 101").client_idle_timeout == 101
-        assert self.errors("client_idle_timeout = soon\nshutdown_timeout = -1\n") == [
+        assert self.load("client_idle_timeout = 101\ntables = a=static:x\n").client_idle_timeout == 101
+        assert self.errors("client_idle_timeout = soon\nshutdown_timeout = -1\ntables = a=static:x\n") == [
             "1: bad time value or unit: client_idle_timeout = soon (a number and one of s, m, h, d, w)",
             "2: bad time value or unit: shutdown_timeout = -1 (a number and one of s, m, h, d, w)",
         ]
@@ -128,3 +145,17 @@ class ServiceConfigTests(SynchronousTestCase):
         """A file that cannot be read is an error that names it."""
         caught = self.assertRaises(ConfigurationError, load, "/nonexistent", (), self.context, self.reactor)
         assert str(caught) == "/nonexistent: cannot be read: No such file or directory"
+
+    def test_tcp_table(self) -> None:
+        """A tcp_table(5) listener is a map's name and an address; whatever else it is, is an error with the line."""
+        config = self.load("tables = a=static:x b=static:y\ntcp_table_listen = a=inet:[::1]:1, b=unix:/b:mode=660\n")
+        served = [(name, address.text) for name, address in config.tcp_table_listen]
+        assert served == [("a", "inet:[::1]:1"), ("b", "unix:/b:mode=660")]
+        words = "inet:127.0.0.1:1 =tcp:1 alais=tcp:1 alias=x"
+        errors = self.errors(f"tables = alias=static:x\ntcp_table_listen = {words}\n")
+        assert errors[:3] == [
+            "2: tcp_table_listen: 'inet:127.0.0.1:1': write map=address, for example aliases=inet:127.0.0.1:10021",
+            "2: tcp_table_listen: '=tcp:1': write map=address, for example aliases=inet:127.0.0.1:10021",
+            "2: tcp_table_listen: 'alais=tcp:1': map 'alais' is not in tables; did you mean 'alias'?",
+        ]
+        assert errors[3].startswith("2: tcp_table_listen: 'x'")

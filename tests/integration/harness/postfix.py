@@ -6,8 +6,10 @@ import grp
 import os
 import pwd
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,33 @@ class Postfix(Server):
         """
         argv = [find_program("postmap"), "-c", self.config_directory, *arguments]
         return subprocess.run(argv, input=stdin or b"", capture_output=True, check=False, timeout=seconds)
+
+    @property
+    def proxy_sockets(self) -> tuple[Path, Path]:
+        """Where proxymap and proxywrite listen; only root and postfix come to them."""
+        private = self._queue / "private"
+        return private / "proxymap", private / "proxywrite"
+
+    def adopt(self, files: Iterable[Path]) -> None:
+        """Give files to Postfix's user, who has to own what proxywrite is to change."""
+        for file in files:
+            shutil.chown(file, "postfix")
+
+    def children(self, command: str) -> list[int]:
+        """Return the process ids of this instance's daemons of one kind."""
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has just ended
+                pid, _, rest = stat.read_text().partition(" (")
+                name, _, fields = rest.rpartition(") ")
+                if name == command and int(fields.split()[1]) == self.pid:
+                    found.append(int(pid))
+        return found
+
+    def signal_child(self, pid: int, number: signal.Signals) -> None:
+        """Send a signal to one of :meth:`children`, if it still runs."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def _make_queue(self) -> None:
         """Make the directories that the package's scripts would make, with the owners that Postfix insists on."""

@@ -11,11 +11,12 @@ from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError,
 from socketmap_memcache.listeners.socketmap import SocketmapFactory
 from socketmap_memcache.protocols.netstring import NetstringReader, encode
 from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.read_only import ReadOnlyTable
 from tests.unit.listeners.transports import Client
 
 
 @implementer(ITable)
-class ScriptedTable:
+class ScriptedTable(ReadOnlyTable):
     """Answers when the test says so; a key that is an attribute's name is answered at once."""
 
     def __init__(self, name: str) -> None:

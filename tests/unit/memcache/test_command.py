@@ -7,7 +7,7 @@ from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols.memcache import MemcacheError, Reply
 
 LIMITS = Limits(data_size_limit=10)
-GET = Get(b"k", LIMITS)
+GET = Get(b"k", LIMITS, {})
 SET = Set(b"k", b"v", 1, 2, LIMITS)
 DELETE = Delete(b"k", LIMITS)
 

@@ -29,7 +29,7 @@ class ConnectionTests(SynchronousTestCase):
         self.server = ScriptedConnection(self.connection, IPv4Address("TCP", "192.0.2.1", 1))
 
     def send(self, *keys: bytes) -> list[Get]:
-        commands = [Get(key, Limits()) for key in keys]
+        commands = [Get(key, Limits(), {}) for key in keys]
         for command in commands:
             self.connection.send(command)
         return commands

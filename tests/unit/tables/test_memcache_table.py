@@ -2,128 +2,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError, TemporaryError
-from socketmap_memcache.memcache.interface import ICache, Limits
-from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.key_format import KeyFormat
-from socketmap_memcache.tables.match_list import MatchList
-from socketmap_memcache.tables.memcache import MemcacheTable, Settings
-
-Answer = bytes | Exception | None
-
-
-def answer(known: Answer | Deferred[Any]) -> Deferred[Any]:
-    if isinstance(known, Deferred):
-        return known
-    return fail(known) if isinstance(known, Exception) else succeed(known)
-
-
-@implementer(ICache)
-class FakeCache:
-    """Answers as told, and remembers what it was asked."""
-
-    name = "inet:fake:1"
-
-    def __init__(
-        self, trace: list[str], get: Answer | Deferred[Any] = None, stored: Answer | Deferred[Any] = None
-    ) -> None:
-        self.trace = trace
-        self.get_answer = get
-        self.set_answer = stored
-        self.limits: Limits | None = None
-
-    def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
-        self.trace.append(f"get {key!r}")
-        self.limits = limits
-        return answer(self.get_answer)
-
-    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
-        self.trace.append(f"set {key!r} {value!r} {flags} {ttl}")
-        return answer(self.set_answer)
-
-    def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        self.trace.append("close cache")
-
-
-@implementer(ITable)
-class FakeTable:
-    """Answers as told, and remembers what it was asked."""
-
-    def __init__(self, trace: list[str], known: Answer | Deferred[Any] = None, name: str = "backup") -> None:
-        self.trace = trace
-        self.known = known
-        self.name = name
-
-    def lookup(self, key: bytes) -> Deferred[bytes | None]:
-        self.trace.append(f"{self.name} {key!r}")
-        return answer(self.known)
-
-    def close(self) -> None:
-        self.trace.append(f"close {self.name}")
-
-
-class FakePool:
-    def release(self, cache: ICache) -> None:
-        cache.close()
-
-
-class Domains(MatchList):
-    """A domain list that answers as told."""
-
-    def __init__(self, trace: list[str], matches: bool | Deferred[bool]) -> None:
-        super().__init__([])
-        self.trace = trace
-        self.matches = matches
-
-    def match_address(self, key: bytes) -> bool | Deferred[bool]:
-        self.trace.append(f"domain of {key!r}")
-        return self.matches
-
-    def close(self) -> None:
-        self.trace.append("close domain")
-
-
-def open_table(
-    cache: FakeCache, backup: FakeTable | None = None, domain: MatchList | None = None, **parameters: Any
-) -> MemcacheTable:
-    settings = Settings(
-        flags=parameters.get("flags", 0),
-        ttl=parameters.get("ttl", 3600),
-        key_format=KeyFormat.parse(parameters.get("key_format", "%s")),
-        key_digest=parameters.get("key_digest", ""),
-        domain=domain,
-        fold_keys=parameters.get("fold_keys", True),
-        limits=Limits(data_size_limit=parameters.get("data_size_limit", 10240)),
-    )
-    return MemcacheTable("memcache:/x.cf", settings, cache, backup, cast(ClientPool, FakePool()))
-
-
-class MemcacheTableTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.trace: list[str] = []
-        self.cache = FakeCache(self.trace, b"cached")
-        self.backup = FakeTable(self.trace, b"kept")
-
-    def lookup(self, table: MemcacheTable, key: bytes = b"k") -> bytes | None:
-        return self.successResultOf(table.lookup(key))
-
-    def assertTrace(self, *expected: str) -> None:
-        assert self.trace == list(expected)
-        self.trace.clear()
+from socketmap_memcache.tables.memcache import MemcacheTable
+from tests.unit.tables.fakes import Answer, Domains, FakeCache, FakeTable, MemcacheTableTests, answer, open_table
 
 
 class TestOrder(MemcacheTableTests):
@@ -249,9 +140,9 @@ class TestOrder(MemcacheTableTests):
                 first: Deferred[Any] = Deferred()
                 second: Deferred[Any] = Deferred()
                 results: list[Any] = []
-                for cached in (first, second):
+                for key, cached in ((b"1", first), (b"2", second)):
                     self.cache.get_answer = cached
-                    table.lookup(b"k").addBoth(results.append)
+                    table.lookup(key).addBoth(results.append)
                 table.close()
                 answer(get).addBoth(first.callback)
                 assert "close backup" not in self.trace

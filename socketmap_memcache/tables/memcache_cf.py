@@ -1,0 +1,120 @@
+"""The ``.cf`` files of ``memcache:`` tables, memcache_table(5)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
+from socketmap_memcache.config.parameters import Parameters
+from socketmap_memcache.config.syntax import parse, read_file
+from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.memcache.client import PATIENCE
+from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.memcache.server import Server
+from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.key_format import KeyFormat
+from socketmap_memcache.tables.memcache import MemcacheTable, Settings
+from socketmap_memcache.tables.options import read_match_list, read_partial_keys, with_partial_keys
+from socketmap_memcache.tables.registry import TableContext
+
+
+def open_memcache(name: str, context: TableContext) -> ITable:
+    """Open the table that a ``.cf`` file describes.
+
+    Beside the parameters of memcache_table(5) the file may have ``fold_keys`` (default: yes), those of
+    :func:`read_partial_keys`, and with ``memcache = memory:`` there is ``memory_size_limit`` (default: 64 MiB).
+
+    :param name: the file; as with Postfix, its name begins with ``/`` or ``.``.
+    :raises ConfigurationError: for whatever Postfix would stop with or that can never work.
+    """
+    if not name.startswith(("/", ".")):
+        text = (
+            f"table 'memcache:{name}': write the name of a file that begins with / or ./ "
+            "(Postfix would look for parameters in its own main.cf, which are not read here)"
+        )
+        raise ConfigurationError([Problem(text)])
+    parameters = Parameters(parse(read_file(name), name))
+    settings = _settings(parameters, context)
+    open_cache = _cache(parameters, context.clients)
+    backup = _backup(parameters, context)
+    partial_keys = read_partial_keys(parameters, context)
+    parameters.unknown(fatal=False)
+    try:
+        parameters.finish(context.warnings)
+    except ConfigurationError:
+        for opened in (settings.domain, backup, partial_keys):
+            if opened is not None:
+                opened.close()
+        raise
+    table = MemcacheTable(f"memcache:{name}", settings, open_cache(), backup, context.clients)
+    return with_partial_keys(table, partial_keys)
+
+
+def _settings(parameters: Parameters, context: TableContext) -> Settings:
+    timeout = parameters.integer("timeout", 2, minimum=0)
+    return Settings(
+        flags=parameters.integer("flags", 0),
+        ttl=parameters.integer("ttl", 3600),
+        key_format=_key_format(parameters),
+        key_digest=_key_digest(parameters),
+        domain=read_match_list(parameters, "domain", context),
+        fold_keys=parameters.boolean("fold_keys", True) and context.fold_keys,
+        limits=Limits(
+            # 0 means "no limit"; but Postfix itself gives up on a socketmap after 100 seconds.
+            timeout=timeout or PATIENCE,
+            max_try=parameters.integer("max_try", 2, minimum=1),
+            retry_pause=parameters.integer("retry_pause", 1, minimum=1),
+            line_size_limit=parameters.integer("line_size_limit", 1024, minimum=1),
+            data_size_limit=parameters.integer("data_size_limit", 10240, minimum=1),
+        ),
+    )
+
+
+def _key_format(parameters: Parameters) -> KeyFormat:
+    try:
+        key_format = KeyFormat.parse(parameters.text("key_format", "%s"))
+    except ValueError as error:
+        parameters.error("key_format", str(error))
+        return KeyFormat.parse("%s")
+    if not key_format.template:
+        parameters.warn("key_format", "an empty key_format disables all look-ups")
+    elif any(byte in b" \t\r\n\v\f" for byte in key_format.template) and not parameters.text("key_digest", ""):
+        parameters.warn("key_format", "a key_format with white space disables all look-ups")
+    return key_format
+
+
+def _key_digest(parameters: Parameters) -> str:
+    name = parameters.text("key_digest", "").lower()
+    try:
+        if name:
+            hashlib.new(name, usedforsecurity=False).hexdigest()
+    except (ValueError, TypeError):  # TypeError: a digest without a length of its own
+        parameters.error("key_digest", f"key digest {name} is not available (sha256 is, for example)")
+        return ""
+    return name
+
+
+def _cache(parameters: Parameters, pool: ClientPool) -> Callable[[], ICache]:
+    """Give a function that opens the cache, to be called when the rest of the file has turned out to be good."""
+    spec = parameters.text("memcache", "inet:localhost:11211")
+    size_limit = parameters.integer("memory_size_limit", 64 * 1024 * 1024, minimum=1)
+    if spec == "memory:":
+        return partial(pool.memory, spec, size_limit)
+    try:
+        return partial(pool.memcached, Server.parse(spec))
+    except ValueError as error:
+        parameters.error("memcache", str(error))
+        return partial(pool.memory, spec, size_limit)
+
+
+def _backup(parameters: Parameters, context: TableContext) -> ITable | None:
+    spec = parameters.text("backup", "")
+    if not spec:
+        return None
+    try:
+        return context.open_table(spec)
+    except ConfigurationError as error:
+        parameters.adopt("backup", error.problems)
+        return None

@@ -1,0 +1,89 @@
+"""The options that any table may have: in a ``.cf`` file, or after its name in ``tables``."""
+
+from __future__ import annotations
+
+from socketmap_memcache.config.parameters import Parameters
+from socketmap_memcache.config.syntax import Entry, ParsedFile, split_list, strip_braces
+from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.match_list import MatchList
+from socketmap_memcache.tables.partial_keys import KINDS, PartialKeys, PartialKeysTable
+from socketmap_memcache.tables.registry import TableContext
+
+
+def read_partial_keys(parameters: Parameters, context: TableContext) -> PartialKeys | None:
+    """Read ``partial_keys`` (default: none) and what belongs to it.
+
+    ``recipient_delimiter``, ``local_domains``, ``parent_domain_matches_subdomains`` and
+    ``propagate_unmatched_extensions`` mean what they mean in Postfix's main.cf, but the last two are yes or no.
+
+    :return: ``None`` where only full keys are to be looked up.
+    """
+    kind = parameters.text("partial_keys", "none")
+    delimiters = parameters.text("recipient_delimiter", "").encode(errors="surrogateescape")
+    local_domains = read_match_list(parameters, "local_domains", context)
+    subdomains_match = parameters.boolean("parent_domain_matches_subdomains", KINDS.get(kind, True))
+    propagate = parameters.boolean("propagate_unmatched_extensions", True)
+    if kind in KINDS:
+        return PartialKeys(kind, delimiters, local_domains, subdomains_match, propagate)
+    if kind != "none":
+        parameters.error("partial_keys", f"partial_keys = {kind}: write one of none, {', '.join(KINDS)}")
+    if local_domains is not None:
+        local_domains.close()
+    return None
+
+
+def with_partial_keys(table: ITable, partial_keys: PartialKeys | None) -> ITable:
+    """Give a table that tries partial keys, if there is something to try."""
+    return table if partial_keys is None else PartialKeysTable(table, partial_keys)
+
+
+def open_with_options(spec: str, context: TableContext) -> ITable:
+    """Open ``type:table``, or with options ``{ type:table, name=value, ... }``.
+
+    :raises ConfigurationError: an unknown option, a bad value, or whatever is wrong with the table.
+    """
+    if not spec.startswith("{"):
+        return context.open_table(spec)
+    parsed = ParsedFile(spec)
+    try:
+        name, *options = split_list(strip_braces(spec)) or [""]
+        for option in options:
+            entry = Entry(*split_option(option))
+            parsed.entries[entry.name] = entry
+    except ValueError as error:
+        raise ConfigurationError([Problem(str(error))]) from None
+    parameters = Parameters(parsed)
+    partial_keys = read_partial_keys(parameters, context)
+    parameters.unknown(fatal=True)
+    try:
+        parameters.finish(context.warnings)
+        return with_partial_keys(context.open_table(name), partial_keys)
+    except ConfigurationError:
+        if partial_keys is not None:
+            partial_keys.close()
+        raise
+
+
+def split_option(option: str) -> tuple[str, str]:
+    """Split ``name=value``, or ``{ name = value with blanks }``.
+
+    :raises ValueError: it is neither.
+    """
+    text = strip_braces(option) if option.startswith("{") else option
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"{option!r}: write name=value, or {{ name = value }}")
+    return name.strip(), value.strip()
+
+
+def read_match_list(parameters: Parameters, name: str, context: TableContext) -> MatchList | None:
+    """Read a list of domains; ``None`` where it is empty."""
+    spec = parameters.text(name, "")
+    if not spec:
+        return None
+    try:
+        return MatchList.parse(spec, context)
+    except ConfigurationError as error:
+        parameters.adopt(name, error.problems)
+        return None

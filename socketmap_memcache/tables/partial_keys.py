@@ -1,0 +1,245 @@
+"""Partial keys: the look-ups that Postfix makes in tables of its own, but not in a ``socketmap:`` table.
+
+Postfix asks a ``memcache:`` table, or any table of fixed strings, for an address, then for the address without its
+extension, for its domain and so on, and takes what it finds first. It asks a ``socketmap:`` for the full key only. With
+``partial_keys`` the service makes these look-ups itself: all at once, and what counts is the first in Postfix's order.
+
+The orders are those of virtual(5), canonical(5), transport(5) and access(5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.tables.lookup_first import lookup_first
+from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
+from socketmap_memcache.tables.match_list import MatchList
+
+#: The kinds of look-ups: the keys that they are made with, and what ``parent_domain_matches_subdomains`` of Postfix has
+#: for them by default.
+KINDS = {
+    "address": True,  # an address: virtual_alias_maps, canonical_maps, recipient maps...
+    "transport": False,  # an address: transport_maps
+    "access": True,  # an address: check_sender_access, check_recipient_access
+    "domain": True,  # a host name: check_helo_access, check_client_access
+    "client": True,  # a host name or an address of a host: check_client_access
+}
+
+
+@attrs.frozen
+class Candidate:
+    """A key to try.
+
+    :ivar user: the local part, without quotes, that the key has or is; where the key is only a domain, nothing.
+    :ivar extension: the part of the asked address that this key lacks, delimiter included, or nothing.
+    """
+
+    key: bytes
+    user: bytes = b""
+    extension: bytes = b""
+
+
+@attrs.frozen
+class PartialKeys:
+    """How keys are made of the key that Postfix asks for.
+
+    :ivar kind: one of :data:`KINDS`.
+    :ivar delimiters: the characters of ``recipient_delimiter``, any of which begins an address extension.
+    :ivar local_domains: the domains whose users are also looked up by name alone (kind ``address``), or ``None``.
+    :ivar subdomains_match: whether ``example.com`` also stands for the domains below it; else ``.example.com`` does.
+    :ivar propagate: whether an extension that the key found does not have is added to the addresses in its value, as
+        ``propagate_unmatched_extensions`` has it for canonical and virtual (kind ``address``).
+    """
+
+    kind: str
+    delimiters: bytes = b""
+    local_domains: MatchList | None = None
+    subdomains_match: bool = True
+    propagate: bool = True
+
+    def close(self) -> None:
+        """Close the list of local domains."""
+        if self.local_domains is not None:
+            self.local_domains.close()
+
+    def candidates(self, key: bytes, is_local: bool) -> list[Candidate]:
+        """Give the keys to try, the one that counts most first, each once.
+
+        :param key: as Postfix asks for it: any bytes.
+        :param is_local: whether the key's domain is in ``local_domains``.
+        """
+        if self.kind in {"client", "domain"}:
+            found = self._hosts(key)
+        elif self.kind == "address":
+            found = self._addresses(key, is_local)
+        else:
+            found = self._addresses_and_domains(key)
+        unique: dict[bytes, Candidate] = {}
+        for candidate in found:
+            if candidate.key:  # Postfix asks for no empty key
+                unique.setdefault(candidate.key, candidate)
+        return list(unique.values())
+
+    def _hosts(self, key: bytes) -> Iterable[Candidate]:
+        if not _is_host_address(key):
+            return map(Candidate, self._domains(key))
+        # The address of a host has networks, but no parent domains.
+        return self._networks(key) if self.kind == "client" else [Candidate(key)]
+
+    def _addresses(self, key: bytes, is_local: bool) -> Iterator[Candidate]:
+        names, domain = self._names(key)
+        # In canonical and virtual tables Postfix looks for addresses in quotes only, in others also for those without.
+        # Those it asks for in a second query, and they are the keys that should have quotes and have none.
+        forms = _Name.quoted if key == quote(names[0].local) + domain else _Name.forms
+        for name in names:
+            yield from forms(name, domain)
+        if is_local:
+            for name in names:
+                yield from forms(name, b"")
+        yield Candidate(domain)
+
+    def _addresses_and_domains(self, key: bytes) -> Iterator[Candidate]:
+        names, domain = self._names(key)
+        if not domain:
+            # "*" of transport(5), "<>" for the sender of bounces: those are asked for as they are.
+            yield Candidate(key)
+            return
+        for name in names:
+            yield from name.forms(domain)
+        yield from map(Candidate, self._domains(domain[1:]))
+        if self.kind == "access":
+            for name in names:
+                yield from name.forms(b"@")
+
+    def _names(self, address: bytes) -> tuple[Sequence[_Name], bytes]:
+        """Give the local part, also without its extension if it has one, and the domain with its ``@``."""
+        local, at, domain = address.rpartition(b"@")
+        whole = unquote(local if at else domain)
+        user, extension = split_extension(whole, self.delimiters)
+        names = [_Name(whole, b""), _Name(user, extension)] if extension else [_Name(whole, b"")]
+        return names, at + domain if at else b""
+
+    def _domains(self, domain: bytes) -> Iterator[bytes]:
+        while domain:
+            yield domain
+            dot = domain.find(b".", 1)
+            if dot < 0:
+                return
+            domain = domain[dot + 1 :] if self.subdomains_match else domain[dot:]
+
+    @staticmethod
+    def _networks(address: bytes) -> Iterator[Candidate]:
+        delimiter = b":" if b":" in address else b"."
+        while address:
+            yield Candidate(address)
+            address = address.rpartition(delimiter)[0]
+
+    def value(self, value: bytes, candidate: Candidate) -> bytes:
+        """Give the value as Postfix would have made it, had it tried the keys itself.
+
+        What was asked for had an extension, and the key that was found has not: Postfix cannot know that.
+        """
+        if self.kind != "address" or not candidate.extension:
+            return value
+        if value.startswith(b"@"):
+            # "The same user in another domain". Postfix would take the extension for part of the user.
+            user, _, domain = (candidate.user + value).rpartition(b"@")
+            value = quote(user) + b"@" + domain
+        return add_extension(value, candidate.extension) if self.propagate else value
+
+
+@attrs.frozen
+class _Name:
+    """The local part of an address, without quotes, and the extension that has been taken off it."""
+
+    local: bytes
+    extension: bytes
+
+    def quoted(self, domain: bytes) -> Iterator[Candidate]:
+        """Give the address with quotes, if it needs them.
+
+        :param domain: with its ``@``; or empty.
+        """
+        yield Candidate(quote(self.local) + domain, self.local, self.extension)
+
+    def forms(self, domain: bytes) -> Iterator[Candidate]:
+        """Give the address with quotes, and without, which is the order of Postfix."""
+        yield from self.quoted(domain)
+        yield Candidate(self.local + domain, self.local, self.extension)
+
+
+def _is_host_address(name: bytes) -> bool:
+    """Say whether a name is an IPv4 or IPv6 address to Postfix."""
+    if b":" not in name:
+        octets = [int(octet) if octet.isdigit() and len(octet) < 10 else 256 for octet in name.split(b".")]
+        return len(octets) == 4 and max(octets) < 256 and (octets[0] > 0 or not any(octets))
+    try:
+        IPv6Address(name.decode("ascii"))
+    except ValueError:
+        return False
+    return b"%" not in name  # one with a scope is none to Postfix
+
+
+@implementer(ITable)
+class PartialKeysTable:
+    """Tries partial keys in a table. Everything but look-ups is that table's."""
+
+    def __init__(self, table: ITable, partial_keys: PartialKeys) -> None:
+        """Make a table that closes the other one, and the list of local domains."""
+        self.name = table.name
+        self._table = table
+        self._partial_keys = partial_keys
+        self._matching = 0  # look-ups that wait for the list of local domains
+        self._closed = False
+
+    def lookup(self, key: bytes) -> Deferred[bytes | None]:
+        """Look up the key and its partial keys; see :class:`ITable`.
+
+        The first that exists counts. A failure of a key before that one is a failure of the whole.
+        """
+        domains = self._partial_keys.local_domains
+        match = domains is not None and domains.match(key.rpartition(b"@")[2])
+        if not isinstance(match, Deferred):
+            return self._lookup(match, key)
+        self._matching += 1
+        return match.addCallback(self._lookup, key).addBoth(self._matched)
+
+    def _matched(self, result: Any) -> Any:
+        self._matching -= 1
+        if self._closed:
+            self.close()
+        return result
+
+    def _lookup(self, is_local: bool, key: bytes) -> Deferred[bytes | None]:
+        candidates = self._partial_keys.candidates(key, is_local)
+        found = lookup_first(self._table, [candidate.key for candidate in candidates])
+        return found.addCallback(self._found, candidates)
+
+    def _found(self, found: tuple[int, bytes] | None, candidates: Sequence[Candidate]) -> bytes | None:
+        return None if found is None else self._partial_keys.value(found[1], candidates[found[0]])
+
+    def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
+        """See :class:`ITable`."""
+        return self._table.update(key, value, ttl)
+
+    def delete(self, key: bytes) -> Deferred[bool]:
+        """See :class:`ITable`."""
+        return self._table.delete(key)
+
+    def cursor(self) -> ICursor:
+        """See :class:`ITable`."""
+        return self._table.cursor()
+
+    def close(self) -> None:
+        """See :class:`ITable`."""
+        self._closed = True
+        if not self._matching:
+            self._table.close()
+            self._partial_keys.close()
