@@ -202,11 +202,13 @@ class MemcacheTable:
 
     def _ask_cache(self, cache_key: bytes) -> Deferred[bytes | None]:
         if len(cache_key) > KEY_LIMIT:
-            # memcached would refuse it. Postfix asks all the same, and hears so some seconds later.
-            size = len(cache_key)
-            return fail(TemporaryError(f"{self.name}: the cache key has {size} bytes; memcached takes {KEY_LIMIT}"))
+            return fail(self._long_key(cache_key))
         answer: Deferred[bytes | None] = self._cache.get(cache_key, self._limits)
         return answer
+
+    def _long_key(self, cache_key: bytes) -> TemporaryError:
+        # memcached would refuse it. Postfix asks all the same, and hears so some seconds later.
+        return TemporaryError(f"{self.name}: the cache key has {len(cache_key)} bytes; memcached takes {KEY_LIMIT}")
 
     def _ask_backup(self, key: bytes, cache_key: bytes) -> Deferred[bytes | None]:
         return self._queries.run(key, self._query_backup, key, cache_key)
@@ -281,7 +283,7 @@ class MemcacheTable:
 
     def _delete(self, key: bytes, cache_key: bytes) -> Deferred[bool]:
         if len(cache_key) > KEY_LIMIT:
-            deleted: Deferred[bool] = succeed(False)
+            deleted: Deferred[bool] = fail(self._long_key(cache_key))
         else:
             deleted = self._cache.delete(cache_key, self._limits)
         backup = self._backup
@@ -306,9 +308,9 @@ class MemcacheTable:
     def _set(self, cache_key: bytes, value: bytes, ttl: int) -> Deferred[bool]:
         """Put a value into the cache; fires with whether it is there."""
         limits = self._limits
-        if len(cache_key) > KEY_LIMIT:
-            return succeed(False)
         if len(value) <= limits.data_size_limit:
+            if len(cache_key) > KEY_LIMIT:
+                return fail(self._long_key(cache_key))
             stored: Deferred[Any] = self._cache.set(cache_key, value, self._settings.flags, ttl, limits)
             return stored.addCallback(lambda _: True)
         if not self._too_long_logged:

@@ -75,13 +75,13 @@ class TestUpdate(ChangeTests):
         self.assertTrace()
 
     def test_long_key(self) -> None:
-        """A key that memcached cannot store goes to the backup only; without a backup it is not stored."""
+        """A key that memcached cannot store goes to the backup only; without a backup the operation fails."""
         key = b"x" * 251
         assert self.update(open_table(self.cache, self.backup), key) is True
         assert self.delete(open_table(self.cache, self.backup), key) is True
         self.assertTrace(f"backup update {key!r} b'v' None", f"backup delete {key!r}")
-        assert self.update(open_table(self.cache), key) is False
-        assert self.delete(open_table(self.cache), key) is False
+        self.failureResultOf(open_table(self.cache).update(key, b"v"), TemporaryError)
+        self.failureResultOf(open_table(self.cache).delete(key), TemporaryError)
         self.assertTrace()
 
     def test_skipped(self) -> None:
