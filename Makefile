@@ -37,7 +37,7 @@ check:
 	.ci/run
 
 bench: benchmarks/load $(VENV)/installed-test
-	@tests/install-packages postfix memcached
+	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 benchmarks/load: benchmarks/load.c

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.backups import measure_backups
+from benchmarks.load import HERE, Load, Result
+from benchmarks.map_ratio import map_mark, measure_map
 from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.postfix import Postfix
 from tests.integration.harness.processes import find_program, free_port, scratch_directory, write_config
 from tests.integration.harness.service import Service
-
-HERE = Path(__file__).parent
 
 #: How many postmap processes ask at once: with fewer, the native rate is that of a processor waiting for memcached.
 NATIVE_PROCESSES = 16
@@ -34,24 +35,6 @@ OVER_UNIX = "socketmap-memcache, UNIX socket"
 LEAST_RATIO = 0.5
 #: ... and at most so many microseconds of processor time a look-up.
 MOST_CPU_US = 20.0
-
-
-@attrs.frozen
-class Result:
-    """One measurement.
-
-    :ivar rate: look-ups a second, all connections together.
-    :ivar p50_us: half of the look-ups took less; ``None`` where it was not measured, as are those below.
-    :ivar p99_us: all but one in a hundred took less.
-    :ivar cpu_us: processor time of the server a look-up.
-    """
-
-    name: str
-    connections: int
-    rate: float
-    p50_us: float | None = None
-    p99_us: float | None = None
-    cpu_us: float | None = None
 
 
 def measure_native(postfix: Postfix, table: str, keys: Sequence[str], each: int) -> Result:
@@ -78,30 +61,9 @@ def measure_native(postfix: Postfix, table: str, keys: Sequence[str], each: int)
     return Result("Postfix memcache:, postmap processes", NATIVE_PROCESSES, each * NATIVE_PROCESSES / elapsed)
 
 
-@attrs.frozen
-class Load:
-    """The load generator, with the keys that it asks for in turn."""
-
-    keys: Path
-    seconds: float
-
-    def run(self, name: str, mode: str, address: str, connections: int, pid: int) -> Result:
-        """Measure a server, whose process is ``pid``.
-
-        :param mode: the protocol, as load.c names it.
-        :raises RuntimeError: a look-up failed or was not found.
-        """
-        options = ["-c", str(connections), "-t", str(self.seconds), "-p", str(pid), "-m", "bench"]
-        argv = [str(HERE / "load"), *options, mode, address, str(self.keys)]
-        ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=self.seconds + 60)
-        figures = dict(word.split("=") for word in ran.stdout.split()[1:])
-        if ran.returncode or figures["miss"] != "0":
-            raise RuntimeError(f"{' '.join(argv)}: {ran.stdout}{ran.stderr}")
-        rate, p50, p99, cpu = (float(figures[figure]) for figure in ("rate", "p50", "p99", "cpu_us"))
-        return Result(name, connections, rate, p50, p99, cpu)
-
-
-def run(directory: Path, seconds: float, key_count: int, native_keys: int) -> list[Result]:
+def run(
+    directory: Path, seconds: float, key_count: int, native_keys: int, map_keys: int, backup_keys: int
+) -> list[Result]:
     """Measure everything, printing each result as it comes; the first is the native one."""
     keys = [f"user{number}@example.com" for number in range(key_count)]
     key_file = directory / "keys"
@@ -119,7 +81,8 @@ def run(directory: Path, seconds: float, key_count: int, native_keys: int) -> li
     with Memcached(directory) as memcached:
         memcached.set_many({key.encode(): key.replace("@", "@mail.").encode() for key in keys})
         table = f"memcache:{write_config(directory / 'bench.cf', f'memcache = {memcached.address}')}"
-        report(measure_native(Postfix(directory), table, keys, native_keys))
+        postfix = Postfix(directory)
+        report(measure_native(postfix, table, keys, native_keys))
         load = Load(key_file, seconds)
         report(load.run("memcached itself, UNIX socket", "memcache", memcached.address, 64, memcached.pid))
         unix, tcp = f"unix:{directory}/s.sock", f"inet:127.0.0.1:{free_port()}"
@@ -127,6 +90,9 @@ def run(directory: Path, seconds: float, key_count: int, native_keys: int) -> li
             for connections in (1, 8, 64):
                 report(load.run(OVER_UNIX, "socketmap", unix, connections, service.pid))
             report(load.run("socketmap-memcache, TCP", "socketmap", tcp, 64, service.pid))
+        for result in measure_map(memcached, postfix, table, map_keys):
+            report(result)
+    measure_backups(backup_keys, report)
     return results
 
 
@@ -138,6 +104,7 @@ def marks(results: Sequence[Result]) -> dict[str, bool]:
     return {
         f"64 connections: {ratio:.2f} of the native rate, at least {LEAST_RATIO}": ratio >= LEAST_RATIO,
         f"64 connections: {cpu_us:.1f} us of CPU a look-up, at most {MOST_CPU_US:g}": cpu_us <= MOST_CPU_US,
+        **dict([map_mark(results)]),
     }
 
 
@@ -147,9 +114,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="how long each measurement takes (%(default)s)")
     parser.add_argument("--keys", type=int, default=10_000, help="different keys in memcached (%(default)s)")
     parser.add_argument("--native-keys", type=int, default=25_000, help="keys for each postmap process (%(default)s)")
+    parser.add_argument("--map-keys", type=int, default=100_000, help="keys for one map or postmap (%(default)s)")
+    parser.add_argument("--backup-keys", type=int, default=5_000, help="keys in each backup table (%(default)s)")
     options = parser.parse_args()
     with scratch_directory() as directory:
-        results = run(directory, options.seconds, options.keys, options.native_keys)
+        results = run(
+            directory, options.seconds, options.keys, options.native_keys, options.map_keys, options.backup_keys
+        )
     met = marks(results)
     for mark, ok in met.items():
         print(f"{mark}: {'ok' if ok else 'MISSED'}")

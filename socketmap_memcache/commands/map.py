@@ -1,0 +1,227 @@
+"""``socketmap-memcache map``: postmap(1) for the tables of this service.
+
+Options, output, exit status and messages are postmap's. What is different: look-ups are sent hundreds at a time, what
+was found before a failure is printed, and a table cannot be made anew from a source file.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from socketmap_memcache.commands.map_changes import Delete, Duplicates, Update
+from socketmap_memcache.commands.map_console import Console, FatalError, printable
+from socketmap_memcache.commands.map_query import Query, Walk
+from socketmap_memcache.commands.map_streams import Sink, Source
+from socketmap_memcache.commands.map_tables import Tables
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.tables.registry import TableContext
+
+NAME = "socketmap-memcache map"
+
+STDIN, STDOUT = 0, 1
+
+USAGE = f"""\
+usage: {NAME} [-fv] -q key type:table ...    print the value of a key; with -q - of each key on standard input
+       {NAME} [-fv] -d key type:table ...    delete a key; with -d - each key on standard input
+       {NAME} [-fv] -s type:table            print all entries
+       {NAME} [-frvw] -i type:table          store the "key value" lines of standard input
+"""
+
+_HELP = f"""\
+{USAGE}
+postmap(1) for the tables of this service. The exit status is 0 where a key was found, deleted, or all was stored.
+
+  -f  keys are not folded to lower case
+  -r  replace existing entries, without a warning
+  -v  verbose: log to standard error; twice for more
+  -w  keep existing entries, without a warning
+"""
+
+_LEVELS = [LogLevel.warn, LogLevel.info, LogLevel.debug]
+
+
+@attrs.frozen
+class Options:
+    """A command line.
+
+    :ivar operation: the letter of the option: q, d, s or i.
+    :ivar key: of -q or -d.
+    """
+
+    operation: str
+    key: bytes
+    tables: list[str]
+    fold_keys: bool
+    duplicates: Duplicates
+    verbose: int
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read a command line as postmap does.
+
+    :raises FatalError: it is wrong.
+    """
+    operations: list[tuple[str, bytes]] = []
+    fold_keys, duplicates, verbose = True, Duplicates.WARN, 0
+    try:
+        found, tables = getopt.getopt(list(arguments), "bc:d:fFhijmnNopq:rsuUvw")
+    except getopt.GetoptError as error:
+        raise FatalError(f"{error}\n{USAGE}") from None
+    for option, value in found:
+        letter = option[1]
+        if letter in "dqsi":
+            operations.append((letter, os.fsencode(value)))
+        elif letter == "f":
+            fold_keys = False
+        elif letter == "r":
+            duplicates = Duplicates.REPLACE
+        elif letter == "w":
+            duplicates = Duplicates.KEEP
+        elif letter == "v":
+            verbose += 1
+        else:
+            raise FatalError(f"option -{letter} of postmap is not supported\n{USAGE}")
+    if len(operations) > 1:
+        raise FatalError("specify only one of -d -i -q or -s")
+    if not tables:
+        raise FatalError(USAGE)
+    if not operations:
+        raise FatalError("making a table from its source file is left to postmap; -i adds to one that exists")
+    operation, key = operations[0]
+    if operation in "si" and len(tables) > 1:
+        raise FatalError(f"specify only one table with -{operation}")
+    return Options(operation, key, tables, fold_keys, duplicates, verbose)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the subcommand.
+
+    :param arguments: what follows ``map``.
+    :return: the exit status.
+    """
+    if "--help" in arguments:
+        print(_HELP, end="")
+        return 0
+    console = Console(NAME, sys.stderr)
+    try:
+        options = parse(arguments)
+    except FatalError as error:
+        console.fatal(str(error))
+        return 1
+    from twisted.internet import reactor
+
+    observer = LogPrinter(console, options.verbose)
+    globalLogPublisher.addObserver(observer)
+    try:
+        return Run(options, console, reactor).run()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+
+
+@implementer(ILogObserver)
+class LogPrinter:
+    """Prints what tables log: warnings, or more."""
+
+    def __init__(self, console: Console, verbose: int) -> None:
+        """:param verbose: 0 for warnings and errors, 1 for information too, 2 for everything."""
+        self._console = console
+        self._least = _LEVELS[min(verbose, 2)]
+
+    def __call__(self, event: LogEvent) -> None:
+        """Print an event."""
+        level = event.get("log_level", LogLevel.info)
+        if level < self._least:
+            return
+        text = formatEvent(event)
+        failure = event.get("log_failure")
+        if isinstance(failure, Failure):
+            text = f"{text}: {failure.getErrorMessage()}"
+        self._console.log("warning" if level is LogLevel.warn else level.name, text)
+
+
+class Run:
+    """One operation, with a reactor around it."""
+
+    def __init__(self, options: Options, console: Console, reactor: Any) -> None:
+        """Prepare; nothing is opened."""
+        self._options = options
+        self._console = console
+        self._reactor = reactor
+        self._source = Source(STDIN, reactor)
+        context = TableContext(ClientPool(reactor), fold_keys=options.fold_keys)
+        self._tables = Tables(options.tables, context, console, create=options.operation == "i")
+        self._status = 1
+        self._signal = 0
+        self._failure: Failure | None = None
+
+    def run(self) -> int:
+        """Run to the end, and return the exit status; a signal ends the process as signals do."""
+        changes = self._options.operation in "di"
+        former = [
+            (number, signal.signal(number, self._interrupt if changes else signal.SIG_DFL))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        ]
+        try:
+            self._reactor.callWhenRunning(self._start)
+            self._reactor.run(installSignalHandlers=False)
+        finally:
+            for number, handler in former:
+                signal.signal(number, handler)
+        if self._failure is not None:
+            self._failure.raiseException()
+        return self._status
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        """Take no more input; what was begun is finished, so that no file is left half written."""
+        signal.signal(number, signal.SIG_DFL)  # somebody who insists is obeyed
+        self._signal = number
+        self._reactor.callFromThread(self._source.stop)
+
+    def _start(self) -> None:
+        maybeDeferred(self._operate).addCallbacks(self._end, self._fail).addBoth(lambda _: self._stop())
+
+    def _operate(self) -> Deferred[int]:
+        options, tables, console = self._options, self._tables, self._console
+        sink = Sink(STDOUT, self._reactor)
+        source = self._source if options.key == b"-" else None
+        if options.operation == "q":
+            query = Query(tables, console, sink)
+            return query.all(source) if source else query.one(options.key)
+        if options.operation == "d":
+            delete = Delete(tables, console)
+            return delete.all(source) if source else delete.one(options.key)
+        if options.operation == "s":
+            return Walk(tables, console, sink).run()
+        return Update(tables, console, options.duplicates).run(self._source)
+
+    def _end(self, status: int) -> None:
+        self._status = status
+
+    def _fail(self, failure: Failure) -> None:
+        if failure.check(BrokenPipeError):
+            self._status = 128 + signal.SIGPIPE  # whoever reads the output has enough
+        elif failure.check(FatalError):
+            self._console.fatal(failure.getErrorMessage())
+        elif failure.check(OSError):
+            self._console.fatal(printable(failure.getErrorMessage()))
+        else:
+            self._failure = failure
+
+    def _stop(self) -> None:
+        self._console.clear()
+        self._tables.close()
+        if self._signal:
+            # A thread may still wait for input, which must not hold up the end.
+            os.kill(os.getpid(), self._signal)
+        self._reactor.stop()
