@@ -57,11 +57,23 @@ def backlog() -> int:
         return socket.SOMAXCONN
 
 
+class _PlainUnixServer(unix.Server):
+    """A client's connection that takes bytes only.
+
+    Twisted's own also takes file descriptors, which nobody here wants from a client, and which costs as much time for
+    each read as a look-up does.
+    """
+
+    doRead = tcp.Connection.doRead  # type: ignore[assignment] # (as annotated by its mixin)
+
+
 class AdoptedUnixPort(unix.Port):
     """A port on a UNIX socket that somebody else made and looks after.
 
     Twisted's own changes the mode of an inherited socket, shortens its queue and unlinks it in the end (twisted#10261).
     """
+
+    transport = _PlainUnixServer
 
     def __init__(self, listening: socket.socket, factory: IProtocolFactory, reactor: Any) -> None:
         """Take a socket that is bound and listens."""

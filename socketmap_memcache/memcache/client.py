@@ -129,7 +129,10 @@ class MemcacheClient:
         return command.done
 
     def _try(self, command: Command, now: float) -> None:
-        deadline = command.deadline = min(now + command.limits.timeout, command.started + PATIENCE)
+        deadline, last = now + command.limits.timeout, command.started + PATIENCE
+        if deadline > last:
+            deadline = last
+        command.deadline = deadline
         if self._connection is not None:
             self._connection.send(command)
         elif not self._wait(command):

@@ -73,7 +73,12 @@ class Get(Command):
 
         :param under_way: those that may be shared, by key; this one adds itself, and goes when it is done.
         """
-        super().__init__(key, memcache.get(key), limits)
+        # As in Command, but not by it: this is done for each look-up.
+        self.key = key
+        self.wire = b"get %b\r\n" % key
+        self.limits = limits
+        self.done = Deferred()
+        self.tries = 0
         self._others: list[Deferred[bytes | None]] = []
         self._under_way = under_way
         under_way[key] = self
@@ -87,8 +92,9 @@ class Get(Command):
     def succeed(self, result: Any) -> None:
         self._forget()
         self.done.callback(result)
-        for other in self._others:
-            other.callback(result)
+        if self._others:
+            for other in self._others:
+                other.callback(result)
 
     def fail(self, error: TemporaryError) -> None:
         self._forget()

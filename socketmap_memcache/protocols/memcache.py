@@ -6,8 +6,8 @@ What counts as a reply is what Postfix's own client takes for one (memcache_tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, cast
 
 from socketmap_memcache.errors import ProtocolError
 
@@ -37,6 +37,10 @@ class Reply(NamedTuple):
     key: bytes | None = None
     value: bytes | None = None
     too_long: int = 0
+
+
+# Three times as fast as calling Reply.
+_new_reply = cast("Callable[[type[Reply], tuple[bytes, bytes, bytes, int]], Reply]", tuple.__new__)
 
 
 def is_key(key: bytes) -> bool:
@@ -137,7 +141,7 @@ class ReplyReader:
                     and buffer[data + size : data + size + 7] == b"\r\nEND\r\n"
                 ):
                     self._start = data + size + 7
-                    return Reply(b"END", bytes(head[1]), bytes(buffer[data : data + size]))
+                    return _new_reply(Reply, (b"END", bytes(head[1]), bytes(buffer[data : data + size]), 0))
             line = self._line(line_limit)
             if line is None:
                 return None

@@ -65,7 +65,8 @@ class NetstringReader:
             self._check_length(bytes(buffer[start : start + self._digits + 1]))
             return None
         digits = bytes(buffer[start:colon])
-        self._check_length(digits)
+        if not digits.isdigit() or digits[0] == 0x30:
+            self._check_length(digits)
         size = int(digits)
         if size > self._limit:
             raise NetstringError(f"netstring of {size} bytes is above the limit of {self._limit}")

@@ -79,6 +79,8 @@ class MemcacheTable:
         self._settings = settings
         self._limits = settings.limits
         self._format = settings.key_format
+        self._fold_keys = settings.fold_keys
+        self._domain = settings.domain
         self._cache = cache
         self._backup = backup
         self._pool: ClientPool | None = pool
@@ -93,10 +95,10 @@ class MemcacheTable:
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """Look up a key; see :class:`ITable`."""
-        folded = normalize(key, self._settings.fold_keys)
+        folded = key.lower() if self._fold_keys and key.isascii() else normalize(key, self._fold_keys)
         if not folded:
             return succeed(None)
-        if self._settings.domain is None:
+        if self._domain is None:
             return self._lookup_in_domain(folded)
         return self._if_in_domain(folded, self._lookup_in_domain, None)
 
