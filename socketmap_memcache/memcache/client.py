@@ -130,8 +130,7 @@ class MemcacheClient:
 
     def _try(self, command: Command, now: float) -> None:
         deadline, last = now + command.limits.timeout, command.started + PATIENCE
-        if deadline > last:
-            deadline = last
+        deadline = min(deadline, last)
         command.deadline = deadline
         if self._connection is not None:
             self._connection.send(command)
