@@ -17,7 +17,7 @@ KEY_LIMIT = 250
 _VALUE = re.compile(rb"VALUE (\S+) \d+ (\d{1,10})\r\n")
 _ITEM = re.compile(rb"(VALUE (\S{1,250}) \d{1,10} (\d{1,10})\r\n([^\r]*)\r\n)")
 _ITEM_LINE_LIMIT = 6 + 250 + 1 + 10 + 1 + 10 + 1
-_FORBIDDEN = re.compile(rb"[\x00-\x20\x7f]")
+_FORBIDDEN = bytes([*range(0x21), 0x7F])
 
 
 class MemcacheError(ProtocolError):
@@ -50,7 +50,7 @@ def is_key(key: bytes) -> bool:
 
 def has_forbidden(key: bytes) -> bool:
     """Whether white space or a control character is in the key; sent, it would break the protocol."""
-    return _FORBIDDEN.search(key) is not None
+    return len(key.translate(None, _FORBIDDEN)) != len(key)
 
 
 def get(key: bytes) -> bytes:

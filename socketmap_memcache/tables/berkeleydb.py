@@ -47,7 +47,7 @@ def open_hash(name: str, context: TableContext) -> StoreTable:
     :raises ConfigurationError: there is no such file (none is made), it is not a Berkeley DB hash, or the package
         ``berkeleydb`` is not installed.
     """
-    return HashTable(f"hash:{name}", _store("hash", name, context), context.reactor, context.fold_keys)
+    return HashTable(f"hash:{name}", _store("hash", name, context), context.reactor, context.fold_keys, context.timeout)
 
 
 def open_btree(name: str, context: TableContext) -> StoreTable:
@@ -56,7 +56,9 @@ def open_btree(name: str, context: TableContext) -> StoreTable:
     :raises ConfigurationError: there is no such file (none is made), it is not a Berkeley DB btree, or the package
         ``berkeleydb`` is not installed.
     """
-    return StoreTable(f"btree:{name}", _store("btree", name, context), context.reactor, context.fold_keys)
+    return StoreTable(
+        f"btree:{name}", _store("btree", name, context), context.reactor, context.fold_keys, context.timeout
+    )
 
 
 def _store(kind: str, name: str, context: TableContext) -> BerkeleyStore:

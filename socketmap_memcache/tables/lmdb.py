@@ -54,7 +54,7 @@ def open_lmdb(name: str, context: TableContext, create: bool = False) -> StoreTa
     path = Path(os.path.abspath(f"{name}.lmdb"))  # noqa: PTH100 (as the kernel resolves it, whatever it links to)
     store = LmdbStore(f"lmdb:{name}", path, create)
     context.warnings += age_warnings(name, os.fspath(path))
-    return StoreTable(f"lmdb:{name}", store, context.reactor, context.fold_keys)
+    return StoreTable(f"lmdb:{name}", store, context.reactor, context.fold_keys, context.timeout)
 
 
 def pack(value: bytes, nul: bytes, end: float | None) -> bytes:

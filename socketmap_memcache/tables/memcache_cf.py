@@ -16,7 +16,7 @@ from socketmap_memcache.memcache.server import Server
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import KeyFormat
 from socketmap_memcache.tables.memcache import MemcacheTable, Settings
-from socketmap_memcache.tables.options import read_match_list, read_partial_keys, with_partial_keys
+from socketmap_memcache.tables.options import open_with_options, read_match_list, read_partial_keys, with_partial_keys
 from socketmap_memcache.tables.registry import TableContext
 
 
@@ -114,7 +114,7 @@ def _backup(parameters: Parameters, context: TableContext) -> ITable | None:
     if not spec:
         return None
     try:
-        return context.open_table(spec)
+        return open_with_options(spec, context)
     except ConfigurationError as error:
         parameters.adopt("backup", error.problems)
         return None

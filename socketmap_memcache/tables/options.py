@@ -41,6 +41,9 @@ def with_partial_keys(table: ITable, partial_keys: PartialKeys | None) -> ITable
 def open_with_options(spec: str, context: TableContext) -> ITable:
     """Open ``type:table``, or with options ``{ type:table, name=value, ... }``.
 
+    The options are those of :func:`read_partial_keys`, and ``timeout`` (default: 10s) for an operation on a table that
+    can hang; a memcache: table has its own in its file.
+
     :raises ConfigurationError: an unknown option, a bad value, or whatever is wrong with the table.
     """
     if not spec.startswith("{"):
@@ -55,7 +58,11 @@ def open_with_options(spec: str, context: TableContext) -> ITable:
         raise ConfigurationError([Problem(str(error))]) from None
     parameters = Parameters(parsed)
     partial_keys = read_partial_keys(parameters, context)
+    timeout = parameters.time("timeout", context.timeout)
+    if not timeout:
+        parameters.error("timeout", "timeout = 0: a time limit is needed")
     parameters.unknown(fatal=True)
+    usual, context.timeout = context.timeout, timeout
     try:
         parameters.finish(context.warnings)
         return with_partial_keys(context.open_table(name), partial_keys)
@@ -63,6 +70,8 @@ def open_with_options(spec: str, context: TableContext) -> ITable:
         if partial_keys is not None:
             partial_keys.close()
         raise
+    finally:
+        context.timeout = usual
 
 
 def split_option(option: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from socketmap_memcache.errors import ConfigurationError, PermanentError, Proble
 from socketmap_memcache.protocols.proxymap import Function, Reply, Request, Status
 from socketmap_memcache.tables.folding import fold, valid
 from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_value, writable_key
-from socketmap_memcache.tables.proxymap_client import DeniedError, ProxymapClient, Walk
+from socketmap_memcache.tables.proxymap_client import TIMEOUT, DeniedError, ProxymapClient, Walk
 from socketmap_memcache.tables.registry import TableContext
 
 _PREFIX = "proxy:"
@@ -33,7 +33,7 @@ def open_proxy(name: str, context: TableContext) -> ProxyTable:
     if not kind or not rest or "\0" in name:
         text = f"table '{_PREFIX}{name}': write proxy:type:name, for example proxy:btree:/var/lib/postfix/greylist"
         raise ConfigurationError([Problem(text)])
-    return ProxyTable(name, context.proxymap_socket, context.proxywrite_socket, context.reactor)
+    return ProxyTable(name, context.proxymap_socket, context.proxywrite_socket, context.reactor, context.timeout)
 
 
 @implementer(ITable)
@@ -49,17 +49,18 @@ class ProxyTable:
     connection fails, too.
     """
 
-    def __init__(self, table: str, read_socket: str, write_socket: str, reactor: Any) -> None:
+    def __init__(self, table: str, read_socket: str, write_socket: str, reactor: Any, timeout: float = TIMEOUT) -> None:
         """Make a table.
 
         :param table: ``type:name``, without ``proxy:``.
         :param read_socket: the path of the socket of the service ``proxymap``.
         :param write_socket: that of ``proxywrite``.
+        :param timeout: seconds that an operation may take, waiting for its turn included.
         """
         self.name = f"{_PREFIX}{table}"
         wire = table.encode("utf-8", "surrogateescape")
-        self._proxymap = ProxymapClient(self.name, wire, read_socket, "proxy_read_maps", reactor)
-        self._proxywrite = ProxymapClient(self.name, wire, write_socket, "proxy_write_maps", reactor)
+        self._proxymap = ProxymapClient(self.name, wire, read_socket, "proxy_read_maps", reactor, timeout)
+        self._proxywrite = ProxymapClient(self.name, wire, write_socket, "proxy_write_maps", reactor, timeout)
         self._reader = self._proxymap
         #: The walk that is under way: the last that has begun and not ended.
         self.walk: ProxyCursor | None = None

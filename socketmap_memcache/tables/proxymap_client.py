@@ -80,18 +80,22 @@ class ProxymapClient:
     twice; a look-up, an update.
     """
 
-    def __init__(self, name: str, table: bytes, path: str, parameter: str, reactor: Any) -> None:
+    def __init__(
+        self, name: str, table: bytes, path: str, parameter: str, reactor: Any, timeout: float = TIMEOUT
+    ) -> None:
         """Make a client that does not connect before its first request.
 
         :param name: of the table, for errors.
         :param table: ``type:name``, without ``proxy:``.
         :param path: the server's socket.
         :param parameter: of Postfix's main.cf: where tables have to be listed for this server.
+        :param timeout: seconds that a request may take, waiting for its turn included.
         """
         self._name = name
         self._table = table
         self._path = path
         self._parameter = parameter
+        self._timeout = timeout
         self._reactor = reactor
         self._dialect = Dialect.FLAGS
         self._pending: deque[_Asked] = deque()  # the oldest first; it is the one that was sent, if one was
@@ -113,10 +117,10 @@ class ProxymapClient:
         """
         if len(self._pending) >= QUEUE_LIMIT:
             return fail(TemporaryError(f"{self._name}: more than {QUEUE_LIMIT} requests wait for {self._path}"))
-        asked = _Asked(request, walk, self._reactor.seconds() + TIMEOUT)
+        asked = _Asked(request, walk, self._reactor.seconds() + self._timeout)
         self._pending.append(asked)
         if self._watch is None:
-            self._watch = self._reactor.callLater(TIMEOUT, self._expire)
+            self._watch = self._reactor.callLater(self._timeout, self._expire)
         self._advance()
         return asked.done
 
@@ -189,7 +193,8 @@ class ProxymapClient:
         if self._pending:
             self._watch = self._reactor.callLater(max(self._pending[0].deadline - now, 0), self._expire)
         for asked in late:
-            asked.done.errback(Failure(LookupTimeout(f"{self._name}: no answer from {self._path} in {TIMEOUT:g} s")))
+            error = LookupTimeout(f"{self._name}: no answer from {self._path} in {self._timeout:g} s")
+            asked.done.errback(Failure(error))
         self._advance()
 
     # The connection's life.
@@ -197,7 +202,7 @@ class ProxymapClient:
     def _connect(self) -> None:
         if not self._connecting:
             self._connecting = True
-            endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=TIMEOUT)
+            endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=self._timeout)
             endpoint.connect(self._factory).addCallbacks(self._connected, self._unreachable)
 
     def _connected(self, connection: _Connection) -> None:

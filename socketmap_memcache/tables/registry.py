@@ -73,6 +73,7 @@ class TableContext:
     :ivar warnings: filled while opening: what an administrator should know but can live with.
     :ivar proxymap_socket: the path of the socket of Postfix's service ``proxymap``, for ``proxy:`` tables.
     :ivar proxywrite_socket: the same of ``proxywrite``.
+    :ivar timeout: seconds that an operation may take on a table that can hang; memcache: has its own.
     :ivar fold_keys: whether tables of fixed strings fold keys to lower case; no for ``map -f``.
     """
 
@@ -80,6 +81,7 @@ class TableContext:
     warnings: list[Problem] = attrs.Factory(list)
     proxymap_socket: str = PROXYMAP_SOCKET
     proxywrite_socket: str = PROXYWRITE_SOCKET
+    timeout: float = 10.0
     fold_keys: bool = True
     _opening: list[str] = attrs.Factory(list)
 

@@ -40,7 +40,7 @@ def open_socketmap(name: str, context: TableContext) -> SocketmapTable:
     except ValueError as error:
         text = f"socketmap:{name}: {error} (write socketmap:inet:host:port:map or socketmap:unix:/path:map)"
         raise ConfigurationError([Problem(text)]) from error
-    client = SocketmapClient(address, partial(server.connect, context.reactor), context.reactor)
+    client = SocketmapClient(address, partial(server.connect, context.reactor), context.reactor, context.timeout)
     return SocketmapTable(f"socketmap:{name}", map_name.encode(errors="surrogateescape"), client)
 
 

@@ -113,7 +113,7 @@ class SocketmapClientConnection(Protocol):
 
     def _expire(self) -> None:
         self._timer = None
-        self._end(f"no reply within {TIMEOUT:g} s", LookupTimeout)
+        self._end(f"no reply within {self._client.timeout:g} s", LookupTimeout)
 
     def _end(self, reason: str, kind: type[TemporaryError], *, lost: bool = False) -> None:
         if not self._usable:
@@ -134,12 +134,14 @@ class SocketmapClient:
     accept, does not answer in time, or answers with something else is not.
     """
 
-    def __init__(self, name: str, connect: Connect, reactor: IReactorTime) -> None:
+    def __init__(self, name: str, connect: Connect, reactor: IReactorTime, timeout: float = TIMEOUT) -> None:
         """Make a client that does not connect before it is asked.
 
         :param name: the server as Postfix writes it; for errors.
+        :param timeout: seconds that a look-up may take, waiting for a connection included.
         """
         self.name = name
+        self.timeout = timeout
         self._connect = connect
         self._reactor = reactor
         self._open_count = 0  # connections, and attempts to connect
@@ -153,7 +155,7 @@ class SocketmapClient:
         """Send a request; fires with the reply's payload, or fails with :class:`TemporaryError`."""
         if len(self._queue) >= QUEUE_LIMIT:
             return fail(TemporaryError(f"socketmap server {self.name}: {QUEUE_LIMIT} look-ups are waiting already"))
-        request = _Request(wire, self._reactor.seconds() + TIMEOUT)
+        request = _Request(wire, self._reactor.seconds() + self.timeout)
         self._queue.append(request)
         self._dispatch()
         return request.done
@@ -187,7 +189,8 @@ class SocketmapClient:
     def _unreachable(self, failure: Failure, request: _Request) -> None:
         self._open_count -= 1
         if isinstance(failure.value, (ConnectTimeoutError, ConnectingCancelledError, CancelledError)):
-            error: TemporaryError = LookupTimeout(f"socketmap server {self.name}: no connection within {TIMEOUT:g} s")
+            reason = f"no connection within {self.timeout:g} s"
+            error: TemporaryError = LookupTimeout(f"socketmap server {self.name}: {reason}")
         else:
             error = TemporaryError(f"socketmap server {self.name}: {failure.getErrorMessage()}")
         request.done.errback(error)

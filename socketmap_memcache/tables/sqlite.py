@@ -76,7 +76,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
         if domain is not None:
             domain.close()
         raise
-    return SqliteTable(full_name, StoreTable(full_name, store, context.reactor, fold_keys=False), domain)
+    return SqliteTable(full_name, StoreTable(full_name, store, context.reactor, False, context.timeout), domain)
 
 
 def _not_empty(parameters: Parameters, name: str, default: str = "") -> str:

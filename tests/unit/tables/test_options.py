@@ -6,7 +6,7 @@ from pathlib import Path
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.errors import ConfigurationError, LookupTimeout
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.memcache import MemcacheTable
 from socketmap_memcache.tables.options import open_with_options
@@ -66,6 +66,29 @@ class OptionTests(SynchronousTestCase):
             True,
             False,
         ]
+
+    def test_timeout(self) -> None:
+        """An operation on a table that hangs fails when the table's own time is over; 10 seconds without an option."""
+        clock = self.context.reactor
+        for spec, seconds in (("{socketmap:unix:/x:m, timeout=3}", 3), ("socketmap:unix:/x:m", 10)):
+            done = open_with_options(spec, self.context).lookup(b"k")
+            clock.advance(seconds - 0.1)
+            self.assertNoResult(done)
+            clock.advance(0.1)
+            self.failureResultOf(done, LookupTimeout)
+        assert self.context.timeout == 10
+
+    def test_timeout_of_backup(self) -> None:
+        """The backup of a memcache: table has options, too."""
+        self.path.write_text("memcache = memory:\nbackup = { socketmap:unix:/x:m, timeout=3s }\n")
+        done = open_with_options(f"memcache:{self.path}", self.context).lookup(b"k")
+        self.assertNoResult(done)
+        self.context.reactor.advance(3)
+        self.failureResultOf(done, LookupTimeout)
+
+    def test_no_timeout(self) -> None:
+        """There is no waiting for ever."""
+        assert self.errors("{static:x, timeout=0}") == ["timeout = 0: a time limit is needed"]
 
     def test_errors(self) -> None:
         """What is wrong with the options, or with the table, is said; nothing stays open."""
