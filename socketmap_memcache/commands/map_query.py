@@ -35,6 +35,10 @@ class _Answers:
     places: dict[int, int] = attrs.Factory(dict)
 
 
+#: Answers that are still to come: one Deferred, in a list, because a Deferred must not be another's result.
+_Asking = list[Deferred[_Answers]]
+
+
 class Query:
     """Looks up keys in tables, of which the first that has a key counts."""
 
@@ -66,13 +70,13 @@ class Query:
         :return: the exit status.
         :raises FatalError: a look-up failed; what was found before it has been printed.
         """
-        batches: DeferredQueue[Deferred[_Answers] | None] = DeferredQueue()
+        batches: DeferredQueue[_Asking | None] = DeferredQueue()
         room = DeferredSemaphore(_BATCHES)
         feeding = self._feed(source, batches, room)
         found = False
         try:
             while (asking := (yield batches.get())) is not None:
-                answers = yield asking
+                answers = yield asking[0]
                 room.release()
                 lines: list[bytes] = []
                 try:
@@ -85,16 +89,16 @@ class Query:
         except BaseException:
             self._ended = True
             feeding.cancel()
-            for left in [feeding, *batches.pending]:
-                if left is not None:
-                    left.addErrback(lambda _: None)
+            feeding.addErrback(lambda _: None)
+            for asking in filter(None, batches.pending):
+                asking[0].addErrback(lambda _: None)
             raise
         yield feeding
         return 0 if found else 1
 
     @inlineCallbacks
     def _feed(
-        self, source: Source, batches: DeferredQueue[Deferred[_Answers] | None], room: DeferredSemaphore
+        self, source: Source, batches: DeferredQueue[_Asking | None], room: DeferredSemaphore
     ) -> Generator[Deferred[Any], Any, None]:
         """Ask for all keys, as long as there is room."""
         lines = Lines(source)
@@ -105,7 +109,7 @@ class Query:
                     yield room.acquire()
                     if self._ended:
                         return
-                    batches.put(self._ask(keys))
+                    batches.put([self._ask(keys)])
         finally:
             batches.put(None)
 
