@@ -109,6 +109,15 @@ class CdbFile:
             slot = (slot + count) % slots
         return None
 
+    def check_unchanged(self) -> None:
+        """Make sure that what was read, or not found, is what the file says.
+
+        :raises OSError: the file cannot be asked.
+        :raises CorruptError: somebody has written to the file (cp does, where mv would not) since its header was read.
+        """
+        if stamp(os.fstat(self._descriptor)) != self.stamp:
+            raise CorruptError("has been overwritten in place")
+
     def record(self, position: int) -> tuple[bytes, bytes, int]:
         """Return the key, the value, and where the next record begins.
 
@@ -166,13 +175,12 @@ class CdbTable(ReadOnlyTable):
             return succeed(None)
         file = self._current_file()
         try:
-            for end in FORMS:
-                value = file.find(normalized + end)
-                if value is not None:
-                    return succeed(without_nul(value))
+            values = (file.find(normalized + end) for end in FORMS)
+            value = next((value for value in values if value is not None), None)
+            file.check_unchanged()
         except (OSError, CorruptError) as error:
             return fail(TemporaryError(f"{self.name}: {error}"))
-        return succeed(None)
+        return succeed(None if value is None else without_nul(value))
 
     def cursor(self) -> ICursor:
         """See :class:`ITable`; the walk stays in the file of its beginning, in the order of the source."""

@@ -78,6 +78,7 @@ class MemcacheTable:
         self.name = name
         self._settings = settings
         self._limits = settings.limits
+        self._once = attrs.evolve(settings.limits, max_try=1)
         self._format = settings.key_format
         self._fold_keys = settings.fold_keys
         self._domain = settings.domain
@@ -128,8 +129,7 @@ class MemcacheTable:
             cache_keys = [self._cache_key(key) if key else None for key in folded]
         sent = [key for key in dict.fromkeys(cache_keys) if key is not None and len(key) <= KEY_LIMIT]
         parts = [sent[begin : begin + _KEYS_A_GET] for begin in range(0, len(sent), _KEYS_A_GET)]
-        limits = attrs.evolve(self._limits, max_try=1)
-        gets = DeferredList([cache.get_many(part, limits) for part in parts], consumeErrors=True)
+        gets = DeferredList([cache.get_many(part, self._once) for part in parts], consumeErrors=True)
         return gets.addCallback(self._all_cached, parts, folded, cache_keys).addBoth(self._done)
 
     def _all_cached(
@@ -224,7 +224,8 @@ class MemcacheTable:
         """Put into the cache what the backup has. The look-up does not wait for it, nor fail with it."""
         # With an update of the key meanwhile, the value may be the one before.
         if value is not None and key not in self._changing and self._queries.current(key) is query:
-            self._set(cache_key, value, self._settings.ttl).addErrback(_ignore_failure)
+            # Once: a second try, some time later, could undo an update made meanwhile.
+            self._set(cache_key, value, self._settings.ttl, self._once).addErrback(_ignore_failure)
         return value
 
     # Updates, deletes, sequence.
@@ -276,7 +277,7 @@ class MemcacheTable:
         return changed.addBoth(self._changed, key).addBoth(self._done)
 
     def _update(self, key: bytes, cache_key: bytes, value: bytes, ttl: int | None) -> Deferred[bool]:
-        stored = self._set(cache_key, value, self._cache_ttl(ttl))
+        stored = self._set(cache_key, value, self._cache_ttl(ttl), self._limits)
         backup = self._backup
         if backup is None:
             return stored
@@ -307,9 +308,8 @@ class MemcacheTable:
             self._log.warn("{table}: skipping update for key {key!r}", table=self.name, key=key[:100])
         return succeed(False)
 
-    def _set(self, cache_key: bytes, value: bytes, ttl: int) -> Deferred[bool]:
+    def _set(self, cache_key: bytes, value: bytes, ttl: int, limits: Limits) -> Deferred[bool]:
         """Put a value into the cache; fires with whether it is there."""
-        limits = self._limits
         if len(value) <= limits.data_size_limit:
             if len(cache_key) > KEY_LIMIT:
                 return fail(self._long_key(cache_key))

@@ -14,13 +14,17 @@ from ipaddress import IPv6Address
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
+from socketmap_memcache.errors import PermanentError
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.lookup_first import lookup_first
 from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
 from socketmap_memcache.tables.match_list import MatchList
+
+#: Bytes: no address or host name in mail is longer (Postfix's line_length_limit). It could have thousands of parents.
+KEY_LIMIT = 2048
 
 #: The kinds of look-ups: the keys that they are made with, and what ``parent_domain_matches_subdomains`` of Postfix has
 #: for them by default.
@@ -202,8 +206,11 @@ class PartialKeysTable:
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """Look up the key and its partial keys; see :class:`ITable`.
 
-        The first that exists counts. A failure of a key before that one is a failure of the whole.
+        The first that exists counts. A failure of a key before that one is a failure of the whole, and so is a key of
+        more than :data:`KEY_LIMIT` bytes.
         """
+        if len(key) > KEY_LIMIT:
+            return fail(PermanentError(f"{self.name}: a key of {len(key)} bytes is above the limit of {KEY_LIMIT}"))
         domains = self._partial_keys.local_domains
         match = domains is not None and domains.match(key.rpartition(b"@")[2])
         if not isinstance(match, Deferred):

@@ -6,7 +6,8 @@ The expressions are POSIX ones; see :mod:`socketmap_memcache.tables.posix_regexp
 from __future__ import annotations
 
 import re
-from time import perf_counter
+from collections.abc import Sequence
+from time import perf_counter, process_time
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
@@ -17,7 +18,7 @@ from socketmap_memcache.config.syntax import WHITESPACE, excerpt
 from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
 from socketmap_memcache.tables import rules
 from socketmap_memcache.tables.folding import valid
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.interface import IBatchTable
 from socketmap_memcache.tables.posix_regexp import Expression, compile_posix
 from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
@@ -28,6 +29,8 @@ KEY_LIMIT = 2048
 
 #: Seconds of processor time after which a look-up is given up, because nothing else is done meanwhile.
 TIME_LIMIT = 0.5
+
+_LEAST_TIME = 0.001
 
 #: Seconds after which a rule is reported as slow, once.
 SLOW = 0.02
@@ -196,7 +199,7 @@ def _closing(text: bytes, position: int, opening: bytes) -> int:
     raise ValueError("truncated macro reference")
 
 
-@implementer(ITable)
+@implementer(IBatchTable)
 class RegexpTable(ReadOnlyTable):
     """Has every key that a rule matches.
 
@@ -217,18 +220,34 @@ class RegexpTable(ReadOnlyTable):
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
-        if not valid(key):
-            return succeed(None)
-        if len(key) > KEY_LIMIT:
-            return fail(PermanentError(f"{self.name}: a key of {len(key)} bytes is above the limit of {KEY_LIMIT}"))
         try:
-            return succeed(call_with_limit(self._time_limit, self._find, key))
+            return succeed(self._look_up(key, self._time_limit))
+        except TableError:
+            return fail()
+
+    def lookup_first(self, keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
+        """See :class:`IBatchTable`; the time limit is for all keys together."""
+        end = process_time() + self._time_limit
+        try:
+            for place, key in enumerate(keys):
+                value = self._look_up(key, max(end - process_time(), _LEAST_TIME))
+                if value is not None:
+                    return succeed((place, value))
+        except TableError:
+            return fail()
+        return succeed(None)
+
+    def _look_up(self, key: bytes, seconds: float) -> bytes | None:
+        if not valid(key):
+            return None
+        if len(key) > KEY_LIMIT:
+            raise PermanentError(f"{self.name}: a key of {len(key)} bytes is above the limit of {KEY_LIMIT}")
+        try:
+            return call_with_limit(seconds, self._find, key)
         except TimeLimitError:
             line = self._rules[self._current].line
             self._report(line, self._time_limit)
-            return fail(TemporaryError(f"{self.name}, line {line}: no result within {self._time_limit:g} s"))
-        except TableError:
-            return fail()
+            raise TemporaryError(f"{self.name}, line {line}: no result within {self._time_limit:g} s") from None
 
     def close(self) -> None:
         """See :class:`ITable`."""

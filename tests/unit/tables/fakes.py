@@ -40,6 +40,7 @@ class FakeCache:
         self.set_answer = stored
         self.delete_answer: bool | Exception | Deferred[Any] = True
         self.limits: Limits | None = None
+        self.set_limits: Limits | None = None
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         self.trace.append(f"get {key!r}")
@@ -48,6 +49,7 @@ class FakeCache:
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
         self.trace.append(f"set {key!r} {value!r} {flags} {ttl}")
+        self.set_limits = limits
         return answer(self.set_answer)
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:

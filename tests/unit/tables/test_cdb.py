@@ -96,6 +96,15 @@ class TestLookup(CdbTests):
         assert [self.lookup(table, key) for key in (b"a", b"b", b"c")] == [b"1", b"2", b"4"]
         assert self.walk(table) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"3"), (b"c", b"4")]
 
+    def test_overwritten(self) -> None:
+        """While a file that was overwritten in place has not been opened anew, nothing is said to be missing."""
+        table = self.open(make([(b"a", b"1"), (b"b", b"2")]))
+        self.path.write_bytes(make([(b"longer than before", b"x"), (b"a", b"1"), (b"b", b"2")]))
+        for key in (b"a", b"b", b"c"):
+            self.failureResultOf(table.lookup(key), TemporaryError)
+        self.clock.advance(1)
+        assert [self.lookup(table, key) for key in (b"a", b"b", b"c")] == [b"1", b"2", None]
+
     def test_many(self) -> None:
         """All of many keys are found, and no other; a walk gives them in the order of the file."""
         records = [(b"key %d" % number, b"value %d" % number) for number in range(3000)]

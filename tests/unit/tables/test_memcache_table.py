@@ -93,6 +93,13 @@ class TestOrder(MemcacheTableTests):
         self.cache.set_answer = Deferred()
         assert self.lookup(open_table(self.cache, self.backup)) == b"kept"
 
+    def test_refill_once(self) -> None:
+        """A refill that fails is not tried again: by then there may have been an update."""
+        self.cache.get_answer = None
+        assert self.lookup(open_table(self.cache, self.backup, max_try=5)) == b"kept"
+        assert self.cache.set_limits is not None
+        assert self.cache.set_limits.max_try == 1
+
     def test_refill_too_long(self) -> None:
         """A value above data_size_limit is the answer, but not cached; that is logged once."""
         self.cache.get_answer = None

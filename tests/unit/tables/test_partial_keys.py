@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from socketmap_memcache.errors import TemporaryError
+from socketmap_memcache.errors import PermanentError, TemporaryError
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.partial_keys import KINDS, PartialKeys, PartialKeysTable
@@ -187,6 +189,14 @@ def value(key: bytes, found: bytes, value: bytes, **options: Any) -> bytes:
     partial_keys = PartialKeys(options.pop("kind", "address"), b"+", **options)
     (candidate,) = (one for one in partial_keys.candidates(key, True) if one.key == found)
     return partial_keys.value(value, candidate)
+
+
+def test_long_key() -> None:
+    """A key that is longer than any in mail fails, and is not taken apart into its thousands of parents."""
+    table = PartialKeysTable(Mock(name="t"), PartialKeys("domain"))
+    failed: list[Failure] = []
+    table.lookup(b"a." * 1025).addErrback(failed.append)
+    assert [type(failure.value) for failure in failed] == [PermanentError]
 
 
 class TestValue:

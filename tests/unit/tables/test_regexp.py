@@ -4,6 +4,7 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
+from time import process_time
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -15,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import PermanentError, Problem, TemporaryError
 from socketmap_memcache.tables import rules
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.interface import IBatchTable, ITable
 from socketmap_memcache.tables.posix_regexp import compile_posix
 from socketmap_memcache.tables.regexp import RegexpLanguage, RegexpTable, parse_result
 from socketmap_memcache.tables.registry import TableContext
@@ -116,6 +117,16 @@ class RegexpTests(SynchronousTestCase):
                 assert "line 2: no result within 0.02 s" in failure.getErrorMessage()
         assert len(logs) == 1
         assert self.successResultOf(table.lookup(b"x")) == b"y"
+
+    def test_first_of_several(self) -> None:
+        """Several keys have one time limit together; the first that is found counts, a failure before it is one."""
+        table, _ = parsed("/^b$/ z\n/^(a+)+$/ y\n", time_limit=0.02)
+        assert IBatchTable.providedBy(table)
+        assert self.successResultOf(table.lookup_first([b"x", b"b", b"a" * 60 + b"!"])) == (1, b"z")
+        assert self.successResultOf(table.lookup_first([b"x", b"y"])) is None
+        before = process_time()
+        self.failureResultOf(table.lookup_first([b"a" * 60 + b"!"] * 50), TemporaryError)
+        assert process_time() - before < 0.5
 
     def test_slow(self) -> None:
         """A rule that was slow once is logged, once."""
