@@ -20,7 +20,7 @@ from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.registry import TableContext
 
 from .harness.postfix import Postfix
-from .harness.processes import accepts, free_port, scratch_directory, write_config
+from .harness.processes import accepts, free_port, scratch_directory, wait_until, write_config
 from .harness.service import Service
 from .harness.socketmap import ask
 
@@ -231,7 +231,7 @@ def tcp(site: Site) -> Iterator[tuple[str, Service]]:
     address = f"inet:127.0.0.1:{port}"
     config = f"tables = m=texthash:{source} f=fail:x\ntcp_table_listen = m={address}\n"
     with scratch_directory() as directory, Service(directory, config) as service:
-        assert accepts(address)
+        wait_until(lambda: accepts(address), "the tcp_table listener")
         yield f"tcp:127.0.0.1:{port}", service
 
 
