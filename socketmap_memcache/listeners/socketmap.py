@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
-from socketmap_memcache.listeners.lookups import LookupConnection
-from socketmap_memcache.listeners.stream import Request, StreamConnection, StreamFactory
+from socketmap_memcache.listeners.lookups import LookupConnection, LookupFactory
+from socketmap_memcache.listeners.stream import Request, StreamConnection
 from socketmap_memcache.protocols import socketmap
 from socketmap_memcache.protocols.netstring import NetstringReader
 from socketmap_memcache.protocols.socketmap import REQUEST_LIMIT, SocketmapError
@@ -33,26 +33,22 @@ class SocketmapConnection(LookupConnection):
         except SocketmapError as error:
             self.reply(request, socketmap.permanent_error(str(error)))
             return
-        table = self.factory.tables.get(name)
-        if table is None:
+        lookup = self.factory.lookups.get(name)
+        if lookup is None:
             self.reply(request, self.factory.unknown_map(name, self))
             return
-        self.look_up(table, key, request)
+        self.look_up(lookup, key, request)
 
 
-class SocketmapFactory(StreamFactory):
-    """Serves maps to any number of clients.
-
-    :ivar tables: the maps by name; may be replaced at any time: requests that come later use the new ones.
-    """
+class SocketmapFactory(LookupFactory):
+    """Serves maps to any number of clients."""
 
     kind = "socketmap"
     protocol = SocketmapConnection  # type: ignore[assignment] # (its factory is of a narrower type)
 
     def __init__(self, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float) -> None:
         """Make a listener without connections."""
-        super().__init__(reactor, idle_timeout)
-        self.tables = tables
+        super().__init__(tables, reactor, idle_timeout)
         self._unknown_maps: set[bytes] = set()
 
     def unknown_map(self, name: bytes, connection: StreamConnection) -> bytes:

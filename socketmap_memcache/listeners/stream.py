@@ -28,6 +28,12 @@ _TICKS = 4
 class RequestReader(Structure):
     """A codec's reading side."""
 
+    def sole(self, data: bytes) -> bytes | None:
+        """Give the request that was received, if it is just one, and whole, and nothing is held; else ``None``.
+
+        With ``None`` the data has not been taken, and is to be fed.
+        """
+
     def feed(self, data: bytes) -> None:
         """Take what was received."""
 
@@ -75,8 +81,13 @@ class StreamConnection(Protocol):
         self._ticks = 0
 
     def request_received(self, payload: bytes, request: Request) -> None:
-        """Handle a request: now or later, once, call :meth:`reply`."""
+        """Handle a request: now or later, once, call :meth:`reply`; or now :meth:`refuse`."""
         raise NotImplementedError
+
+    def refuse(self, request: Request, error: ProtocolError) -> None:
+        """Close the connection, without a reply to the request just received, after those before it are answered."""
+        self._requests.remove(request)
+        self._close_for(error)
 
     def reply(self, request: Request, reply: bytes) -> None:
         """Answer a request. It is sent when all requests before it have been answered; if the client left, never."""
@@ -111,6 +122,11 @@ class StreamConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Handle the requests that are whole now."""
+        if not self._requests and not self._paused and not self._closing:
+            payload = self._reader.sole(data)
+            if payload is not None:  # as all of Postfix's are
+                self._begin(payload)
+                return
         self._reader.feed(data)
         if not self._paused:
             self._handle_requests()
@@ -139,18 +155,15 @@ class StreamConnection(Protocol):
                 payload = self._reader.next_payload()
                 if payload is None:
                     return
-                self._ticks = 0
-                request = Request()
-                self._requests.append(request)
-                self.request_received(payload, request)
+                self._begin(payload)
         except ProtocolError as error:
-            self.log.warn(
-                "{kind} client {peer}: {error}; connection closed",
-                kind=self.factory.kind,
-                peer=self.peer(),
-                error=error,
-            )
-            self.finish()
+            self._close_for(error)
+
+    def _begin(self, payload: bytes) -> None:
+        self._ticks = 0
+        request = Request()
+        self._requests.append(request)
+        self.request_received(payload, request)
 
     def _pause(self) -> None:
         if not self._paused and not self._closing:
@@ -182,6 +195,11 @@ class StreamConnection(Protocol):
             self._transport.pauseProducing()
             self._closing = True
             self._close_when_answered()
+
+    def _close_for(self, error: ProtocolError) -> None:
+        text = "{kind} client {peer}: {error}; connection closed"
+        self.log.warn(text, kind=self.factory.kind, peer=self.peer(), error=error)
+        self.finish()
 
     def _close_when_answered(self) -> None:
         if not self._requests:

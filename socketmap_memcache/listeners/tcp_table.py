@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from twisted.internet.interfaces import IReactorTime
 
-from socketmap_memcache.listeners.lookups import LookupConnection
-from socketmap_memcache.listeners.stream import Request, StreamFactory
+from socketmap_memcache.listeners.lookups import LookupConnection, LookupFactory
+from socketmap_memcache.listeners.stream import Request
 from socketmap_memcache.protocols import tcp_table
 from socketmap_memcache.protocols.tcp_table import REQUEST_LIMIT, LineReader, TcpTableError
 from socketmap_memcache.tables.interface import ITable
@@ -29,19 +29,18 @@ class TcpTableConnection(LookupConnection):
         except TcpTableError as error:
             self.reply(request, tcp_table.permanent_error(str(error)))
             return
-        table = self.factory.tables.get(self.factory.map_name)
-        if table is None:
+        lookup = self.factory.lookups.get(self.factory.map_name)
+        if lookup is None:
             reason = f"map {self.factory.map_name.decode(errors='replace')!r} is not served here any more"
             self.reply(request, tcp_table.permanent_error(reason))
             return
-        self.look_up(table, key, request)
+        self.look_up(lookup, key, request)
 
 
-class TcpTableFactory(StreamFactory):
+class TcpTableFactory(LookupFactory):
     """Serves one map to any number of clients.
 
     :ivar map_name: which of the tables.
-    :ivar tables: the maps by name; may be replaced at any time: requests that come later use the new ones.
     """
 
     kind = "tcp_table"
@@ -51,6 +50,5 @@ class TcpTableFactory(StreamFactory):
         self, map_name: bytes, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float
     ) -> None:
         """Make a listener without connections."""
-        super().__init__(reactor, idle_timeout)
+        super().__init__(tables, reactor, idle_timeout)
         self.map_name = map_name
-        self.tables = tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.asker import FIRING, Asker
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
 from socketmap_memcache.memcache.command import Command, Delete, Get, GetMany, Set
 from socketmap_memcache.memcache.connection import MemcacheConnection
@@ -31,6 +32,9 @@ PATIENCE = 90.0
 
 #: Seconds between log lines about failed tries, so that a broken server does not fill the disk.
 LOG_INTERVAL = 60.0
+
+
+_AnyCommand = TypeVar("_AnyCommand", bound=Command)
 
 
 class Connect(Structure):
@@ -91,24 +95,41 @@ class MemcacheClient:
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Ask for a value; see :class:`ICache`."""
+        answer: Deferred[bytes | None] = Deferred()
+        self.get_for(key, limits, FIRING, answer)
+        return answer
+
+    def get_for(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        """Ask for a value; see :class:`ICache`."""
         under_way = self._gets.get(key)
         if under_way is not None and under_way.limits is limits:
-            return under_way.share()
-        return self._begin(Get(key, limits, self._gets))
+            under_way.share(asker, token)
+            return
+        command = Get(key, limits, self._gets, asker, token)
+        connection = self._connection
+        if connection is None:
+            self._begin(command)
+            return
+        # As in _begin and _try, but not by them: this is done for each look-up.
+        command.started = now = self._reactor.seconds()
+        command.deadline = deadline = now + min(limits.timeout, PATIENCE)
+        connection.send(command)
+        if self._watch is None or deadline < self._watch_time:
+            self._watch_until(deadline, now)
 
     def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
         """Ask for several values; see :class:`IBatchCache`."""
-        return self._begin(GetMany(keys, limits))
+        return self._begin(GetMany(keys, limits)).done
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
         """Store a value; see :class:`ICache`."""
         self._gets.pop(key, None)  # what it is about to say is out of date
-        return self._begin(Set(key, value, flags, ttl, limits))
+        return self._begin(Set(key, value, flags, ttl, limits)).done
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; see :class:`ICache`."""
         self._gets.pop(key, None)
-        return self._begin(Delete(key, limits))
+        return self._begin(Delete(key, limits)).done
 
     def close(self) -> None:
         """Let go of the server as soon as nothing is under way; see :class:`ICache`."""
@@ -117,16 +138,16 @@ class MemcacheClient:
             under_way += self._connection.in_flight
         if under_way:
             # Their users may begin others, as a look-up that ends in a refill does.
-            DeferredList([_settled(command.done) for command in under_way]).addCallback(lambda _: self.close())
+            DeferredList([command.settled() for command in under_way]).addCallback(lambda _: self.close())
         else:
             self._shut()
 
     # A command's tries.
 
-    def _begin(self, command: Command) -> Deferred[Any]:
+    def _begin(self, command: _AnyCommand) -> _AnyCommand:
         command.started = self._reactor.seconds()
         self._try(command, command.started)
-        return command.done
+        return command
 
     def _try(self, command: Command, now: float) -> None:
         deadline, last = now + command.limits.timeout, command.started + PATIENCE
@@ -271,15 +292,3 @@ class MemcacheClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-def _settled(deferred: Deferred[Any]) -> Deferred[None]:
-    """Fire when another Deferred has a result, and leave that result to the other's users."""
-    settled: Deferred[None] = Deferred()
-
-    def settle(result: Any) -> Any:
-        settled.callback(None)
-        return result
-
-    deferred.addBoth(settle)
-    return settled

@@ -6,11 +6,16 @@ from collections.abc import Collection
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
+from socketmap_memcache.asker import FIRING, Asker
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols import memcache
 from socketmap_memcache.protocols.memcache import MemcacheError, Reply, ReplyReader
+
+#: What a command takes from a reply of which some is missing.
+UNFINISHED = object()
 
 
 class CommandRefusedError(Exception):
@@ -21,22 +26,31 @@ class Command:
     """One command, from the request for it to the last of its tries.
 
     :ivar wire: its bytes.
-    :ivar done: fires with the command's result, or fails when its last try has failed.
     :ivar tries: how many tries have failed.
     :ivar started: when it was asked for, in reactor seconds.
     :ivar deadline: when the present try is over, in reactor seconds.
     """
 
-    __slots__ = ("deadline", "done", "key", "limits", "started", "tries", "wire")
+    __slots__ = ("deadline", "key", "limits", "started", "tries", "wire")
 
     def __init__(self, key: bytes, wire: bytes, limits: Limits) -> None:
         self.key = key
         self.wire = wire
         self.limits = limits
-        self.done: Deferred[Any] = Deferred()
         self.tries = 0
         self.started = 0.0
         self.deadline = 0.0
+
+    def take(self, reader: ReplyReader) -> object:
+        """Read the reply and say what it means, or give :data:`UNFINISHED` until all of it has come.
+
+        :return: what :meth:`succeed` is to hand over.
+        :raises CommandRefusedError: the try has failed, and the connection is in order.
+        :raises MemcacheError: what was received is not a reply to this command: the connection cannot be trusted any
+            more.
+        """
+        reply = self.read(reader)
+        return UNFINISHED if reply is None else self.result(reply)
 
     def read(self, reader: ReplyReader) -> Reply | None:
         """Read the reply, or give ``None`` until all of it has come.
@@ -46,29 +60,28 @@ class Command:
         return reader.next_reply(self.limits.line_size_limit, self.limits.data_size_limit)
 
     def result(self, reply: Reply) -> object:
-        """Say what a reply means.
-
-        :return: what ``done`` fires with.
-        :raises CommandRefusedError: the try has failed, and the connection is in order.
-        :raises MemcacheError: the reply is not one to this command: the connection cannot be trusted any more.
-        """
+        """Say what a reply means; see :meth:`take`."""
         raise NotImplementedError
 
-    def succeed(self, result: object) -> None:
+    def succeed(self, result: Any) -> None:
         """Hand over the result."""
-        self.done.callback(result)
+        raise NotImplementedError
 
     def fail(self, error: TemporaryError) -> None:
         """Hand over the failure: no try is left."""
-        self.done.errback(error)
+        raise NotImplementedError
+
+    def settled(self) -> Deferred[None]:
+        """Give a Deferred that fires when the command has succeeded or failed."""
+        raise NotImplementedError
 
 
 class Get(Command):
     """``get``: the value, or ``None``. All who want the same at the same time share one."""
 
-    __slots__ = ("_others", "_under_way")
+    __slots__ = ("_asker", "_others", "_token", "_under_way")
 
-    def __init__(self, key: bytes, limits: Limits, under_way: dict[bytes, Get]) -> None:
+    def __init__(self, key: bytes, limits: Limits, under_way: dict[bytes, Get], asker: Asker, token: Any) -> None:
         """Make a command that may be shared until it has its result.
 
         :param under_way: those that may be shared, by key; this one adds itself, and goes when it is done.
@@ -77,34 +90,42 @@ class Get(Command):
         self.key = key
         self.wire = b"get %b\r\n" % key
         self.limits = limits
-        self.done = Deferred()
         self.tries = 0
-        self._others: list[Deferred[bytes | None]] = []
+        self._asker = asker
+        self._token = token
+        self._others: list[tuple[Asker, Any]] | None = None
         self._under_way = under_way
         under_way[key] = self
 
-    def share(self) -> Deferred[bytes | None]:
-        """Give another Deferred of the same result."""
-        other: Deferred[bytes | None] = Deferred()
-        self._others.append(other)
-        return other
+    def share(self, asker: Asker, token: Any) -> None:
+        """Let somebody else, too, hear of the result."""
+        if self._others is None:
+            self._others = []
+        self._others.append((asker, token))
+
+    def take(self, reader: ReplyReader) -> object:
+        limits = self.limits
+        value = reader.next_hit(self.key, limits.line_size_limit, limits.data_size_limit)
+        return super().take(reader) if value is None else value
 
     def succeed(self, result: Any) -> None:
-        self._forget()
-        self.done.callback(result)
-        if self._others:
-            for other in self._others:
-                other.callback(result)
-
-    def fail(self, error: TemporaryError) -> None:
-        self._forget()
-        self.done.errback(error)
-        for other in self._others:
-            other.errback(error)
-
-    def _forget(self) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
+        self._asker.answered(result, self._token)
+        if self._others is not None:
+            for asker, token in self._others:
+                asker.answered(result, token)
+
+    def fail(self, error: TemporaryError) -> None:
+        if self._under_way.get(self.key) is self:
+            del self._under_way[self.key]
+        for asker, token in [(self._asker, self._token), *(self._others or ())]:
+            asker.failed(Failure(error), token)
+
+    def settled(self) -> Deferred[None]:
+        value: Deferred[bytes | None] = Deferred()
+        self.share(FIRING, value)
+        return value.addBoth(_nothing)
 
     def result(self, reply: Reply) -> bytes | None:
         status, key, value, too_long = reply
@@ -117,7 +138,36 @@ class Get(Command):
         raise _unexpected(reply)
 
 
-class GetMany(Command):
+class DeferredCommand(Command):
+    """A command whose result comes by a Deferred.
+
+    :ivar done: fires with the command's result, or fails when its last try has failed.
+    """
+
+    __slots__ = ("done",)
+
+    def __init__(self, key: bytes, wire: bytes, limits: Limits) -> None:
+        super().__init__(key, wire, limits)
+        self.done: Deferred[Any] = Deferred()
+
+    def succeed(self, result: Any) -> None:
+        self.done.callback(result)
+
+    def fail(self, error: TemporaryError) -> None:
+        self.done.errback(error)
+
+    def settled(self) -> Deferred[None]:
+        settled: Deferred[None] = Deferred()
+
+        def settle(result: Any) -> Any:
+            settled.callback(None)
+            return result
+
+        self.done.addBoth(settle)
+        return settled
+
+
+class GetMany(DeferredCommand):
     """One ``get`` for several keys: a dictionary of those that exist, where ``None`` is a value that is too long."""
 
     __slots__ = ("keys", "values")
@@ -138,7 +188,7 @@ class GetMany(Command):
         return self.values
 
 
-class Set(Command):
+class Set(DeferredCommand):
     """``set``: nothing."""
 
     __slots__ = ()
@@ -152,7 +202,7 @@ class Set(Command):
             raise MemcacheError(str(_unexpected(reply)))
 
 
-class Delete(Command):
+class Delete(DeferredCommand):
     """``delete``: whether the key was there."""
 
     __slots__ = ()
@@ -164,6 +214,10 @@ class Delete(Command):
         if reply.status not in {b"DELETED", b"NOT_FOUND"}:
             raise _unexpected(reply)
         return reply.status == b"DELETED"
+
+
+def _nothing(_: object) -> None:
+    pass
 
 
 def _unexpected(reply: Reply) -> Exception:

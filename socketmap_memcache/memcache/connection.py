@@ -12,8 +12,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
-from socketmap_memcache.memcache.command import Command, CommandRefusedError
-from socketmap_memcache.prompt_writer import PromptWriter
+from socketmap_memcache.memcache.command import UNFINISHED, Command, CommandRefusedError
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
 from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
 
 
@@ -74,26 +74,29 @@ class MemcacheConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Match what has come with the commands in flight."""
-        if not self._usable:
-            return
+        if self._usable:
+            self._reader.feed(data)
+            with WRITES_TOGETHER:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
         reader, in_flight = self._reader, self.in_flight
-        reader.feed(data)
         try:
             # What is sent from here on, by those who now get their answers, cannot be answered by this data.
             for _ in range(len(in_flight) - len(self._unsent)):
                 command = in_flight[0]
-                reply = command.read(reader)
-                if reply is None:
-                    return
-                self._has_answered = True
                 try:
-                    result = command.result(reply)
+                    result = command.take(reader)
                 except CommandRefusedError as refusal:
+                    self._has_answered = True
                     in_flight.popleft()
                     self._on_failed(command, self._error(str(refusal)))
-                else:
-                    in_flight.popleft()
-                    command.succeed(result)
+                    continue
+                if result is UNFINISHED:
+                    return
+                self._has_answered = True
+                in_flight.popleft()
+                command.succeed(result)
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:

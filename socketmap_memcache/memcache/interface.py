@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
+
+from socketmap_memcache.asker import Asker
 
 
 @attrs.frozen
@@ -38,6 +41,9 @@ class ICache(Interface):
 
     def get(key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Fire with the value, or with ``None`` where there is none (or no more)."""
+
+    def get_for(key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        """Tell the asker what :meth:`get` would fire with."""
 
     def set(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
         """Store a value.

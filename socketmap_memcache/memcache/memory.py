@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
+from socketmap_memcache.asker import Asker
 from socketmap_memcache.memcache.interface import ICache, Limits
 
 #: Above this, in seconds, memcached takes a ttl for a UNIX time (its doc/protocol.txt).
@@ -35,10 +37,17 @@ class MemoryCache:
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Fire at once; see :class:`ICache`."""
+        return succeed(self._use(key))
+
+    def get_for(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        """Tell at once; see :class:`ICache`."""
+        asker.answered(self._use(key), token)
+
+    def _use(self, key: bytes) -> bytes | None:
         value = self.peek(key)
         if value is not None:
             self._entries.move_to_end(key)
-        return succeed(value)
+        return value
 
     def peek(self, key: bytes) -> bytes | None:
         """Give a value, or ``None``, and do not count that as use."""

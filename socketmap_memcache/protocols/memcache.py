@@ -6,15 +6,15 @@ What counts as a reply is what Postfix's own client takes for one (memcache_tabl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import NamedTuple, cast
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from socketmap_memcache.errors import ProtocolError
 
 #: A longer key is refused by memcached.
 KEY_LIMIT = 250
 
-_VALUE = re.compile(rb"VALUE (\S+) \d+ (\d{1,10})\r\n")
+_HIT = re.compile(rb"VALUE (\S{1,250}) \d{1,10} (\d{1,10})\r\n([^\r]*)\r\nEND\r\n")
 _ITEM = re.compile(rb"(VALUE (\S{1,250}) \d{1,10} (\d{1,10})\r\n([^\r]*)\r\n)")
 _ITEM_LINE_LIMIT = 6 + 250 + 1 + 10 + 1 + 10 + 1
 _FORBIDDEN = bytes([*range(0x21), 0x7F])
@@ -37,10 +37,6 @@ class Reply(NamedTuple):
     key: bytes | None = None
     value: bytes | None = None
     too_long: int = 0
-
-
-# Three times as fast as calling Reply.
-_new_reply = cast("Callable[[type[Reply], tuple[bytes, bytes, bytes, int]], Reply]", tuple.__new__)
 
 
 def is_key(key: bytes) -> bool:
@@ -122,6 +118,24 @@ class ReplyReader:
         """
         return None if self._value is None else Reply(b"END", self._key, self._value)
 
+    def next_hit(self, key: bytes, line_limit: int, data_limit: int) -> bytes | None:
+        """Give the value of the key, if that is the next reply, and all of it has come, and it is a plain one.
+
+        Most replies are: a whole value within the limits and without a CR. This is several times as fast as
+        :meth:`next_reply`, which is to be asked after a ``None``.
+        """
+        start = self._start
+        if self._key is not None or self._scanned > start:
+            return None
+        match = _HIT.match(self._buffer, start)
+        if match is None:
+            return None
+        named, size, value = match.groups()
+        if named != key or len(value) != int(size) or len(value) > data_limit or line_limit < _ITEM_LINE_LIMIT:
+            return None
+        self._start = match.end()
+        return value
+
     def next_reply(self, line_limit: int, data_limit: int) -> Reply | None:
         """Give the next whole reply, or ``None`` until more is fed.
 
@@ -130,18 +144,6 @@ class ReplyReader:
         :raises MemcacheError: what was received is no reply. The reader is of no use then, but for :meth:`unfinished`.
         """
         if self._key is None:
-            # Most replies are a value that lies in the buffer whole: three times as fast as piece by piece.
-            buffer, start = self._buffer, self._start
-            if self._scanned <= start and (head := _VALUE.match(buffer, start)):
-                data = head.end()
-                size = int(head[2])
-                if (
-                    size <= data_limit
-                    and data - start - 1 <= line_limit
-                    and buffer[data + size : data + size + 7] == b"\r\nEND\r\n"
-                ):
-                    self._start = data + size + 7
-                    return _new_reply(Reply, (b"END", bytes(head[1]), bytes(buffer[data : data + size]), 0))
             line = self._line(line_limit)
             if line is None:
                 return None

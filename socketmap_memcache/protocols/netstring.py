@@ -47,6 +47,17 @@ class NetstringReader:
         self._need -= self._start
         self._start = 0
 
+    def sole(self, data: bytes) -> bytes | None:
+        """Give the payload of what was received if that is just one netstring, and nothing is held: the usual case.
+
+        :return: ``None`` where that is not so, or the netstring needs a closer look; then the data is to be fed.
+        """
+        if self._start < len(self._buffer) or not data.endswith(b","):
+            return None
+        payload = data[data.find(b":") + 1 : -1]
+        size = len(payload)
+        return payload if data.startswith(b"%d:" % size) and size <= self._limit else None
+
     @property
     def partial(self) -> bool:
         """Whether bytes are held: netstrings not yet taken, or the beginning of one."""

@@ -51,6 +51,12 @@ class LineReader:
         self._searched = 0  # no newline between the start and here
         self._too_long = False
 
+    def sole(self, data: bytes) -> bytes | None:
+        """Give the line that was received, if it is just one and nothing is held; else ``None``: it is to be fed."""
+        if self.partial or self._too_long or data.find(b"\n") != len(data) - 1 or len(data) > self._limit + 1:
+            return None
+        return data[:-1]
+
     def feed(self, data: bytes) -> None:
         """Take what was received."""
         if self._start:

@@ -94,11 +94,12 @@ class KeyFormat:
     """A template of memcache_table(5): text with ``%%``, ``%s``, ``%u``, ``%d``, ``%S``, ``%U``, ``%D``, ``%1``-``%9``.
 
     :ivar template: as it is written in the file; it may be empty, which suppresses every key.
+    :ivar plain: the text before and after the only value, when that is the whole key; else ``None``.
     """
 
     template: bytes
     _pieces: Template
-    _plain: tuple[bytes, bytes] | None  # what is before and after the only value, when that is the whole key
+    plain: tuple[bytes, bytes] | None
     _parts: KeyParts
 
     @classmethod
@@ -122,8 +123,8 @@ class KeyFormat:
 
         See :meth:`KeyParts.split`; a key is also skipped when the result is empty.
         """
-        if self._plain is not None and key:
-            before, after = self._plain
+        if self.plain is not None and key:
+            before, after = self.plain
             return before + key + after
         values = self._parts.split(key)
         return (fill(self._pieces, values) or None) if values is not None else None

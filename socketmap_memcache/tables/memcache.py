@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.asker import FIRING, Asker, tell
 from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
 from socketmap_memcache.memcache.interface import IBatchCache, ICache, Limits
 from socketmap_memcache.memcache.memory import MONTH
@@ -19,6 +20,7 @@ from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.protocols.memcache import KEY_LIMIT, has_forbidden
 from socketmap_memcache.tables.folding import normalize, normalize_all
 from socketmap_memcache.tables.interface import (
+    IAskedTable,
     IBatchTable,
     IBulkTable,
     ICursor,
@@ -59,7 +61,7 @@ class Settings:
     limits: Limits
 
 
-@implementer(IBatchTable, IBulkTable)
+@implementer(IAskedTable, IBatchTable, IBulkTable)
 class MemcacheTable:
     """Asks the cache first; on a miss or a failure there, the backup, whose answer then counts, and refills the cache.
 
@@ -79,7 +81,7 @@ class MemcacheTable:
         self._settings = settings
         self._limits = settings.limits
         self._once = attrs.evolve(settings.limits, max_try=1)
-        self._format = settings.key_format
+        self._plain = None if settings.key_digest else settings.key_format.plain
         self._fold_keys = settings.fold_keys
         self._domain = settings.domain
         self._cache = cache
@@ -91,17 +93,25 @@ class MemcacheTable:
         self._under_way = 0  # operations that may still need the cache or the backup
         self._closed = False
         self._too_long_logged = False
+        self._before_backup = _BeforeBackup(self._ask_backup, self._done)
 
     # Look-ups.
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """Look up a key; see :class:`ITable`."""
+        answer: Deferred[bytes | None] = Deferred()
+        self.lookup_for(key, FIRING, answer)
+        return answer
+
+    def lookup_for(self, key: bytes, asker: Asker, token: Any) -> None:
+        """Look up a key; see :class:`IAskedTable`."""
         folded = key.lower() if self._fold_keys and key.isascii() else normalize(key, self._fold_keys)
         if not folded:
-            return succeed(None)
-        if self._domain is None:
-            return self._lookup_in_domain(folded)
-        return self._if_in_domain(folded, self._lookup_in_domain, None)
+            asker.answered(None, token)
+        elif self._domain is None:
+            self._lookup_in_domain(folded, asker, token)
+        else:
+            tell(self._if_in_domain(folded, self._ask_in_domain, None), asker, token)
 
     def lookup_first(self, keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
         """Look up several keys at once; see :class:`IBatchTable`.
@@ -154,29 +164,28 @@ class MemcacheTable:
             if key is None or cache_key is None:
                 continue
             if cache_key not in missing:
-                late[place] = self._lookup_in_domain(key)
+                late[place] = self._ask_in_domain(key)
             elif self._backup is not None:
                 late[place] = self._ask_backup(key, cache_key)
         return gather(late.values()).addCallback(_fill_in, answers, late) if late else answers
 
-    def _lookup_in_domain(self, key: bytes) -> Deferred[bytes | None]:
-        cache_key = self._cache_key(key)
-        if cache_key is None:
-            return succeed(None)
-        answer = self._ask_cache(cache_key)
-        if self._backup is not None:
-            asked = (key, cache_key)
-            self._under_way += 1
-            answer.addCallbacks(self._cached, self._cache_failed, callbackArgs=asked, errbackArgs=asked)
+    def _ask_in_domain(self, key: bytes) -> Deferred[bytes | None]:
+        answer: Deferred[bytes | None] = Deferred()
+        self._lookup_in_domain(key, FIRING, answer)
         return answer
 
-    def _cached(self, value: bytes | None, key: bytes, cache_key: bytes) -> Any:
-        return self._done(value) if value is not None else self._ask_backup(key, cache_key).addBoth(self._done)
-
-    def _cache_failed(self, failure: Failure, key: bytes, cache_key: bytes) -> Any:
-        if failure.check(TemporaryError) is None:
-            return self._done(failure)
-        return self._ask_backup(key, cache_key).addBoth(self._done)
+    def _lookup_in_domain(self, key: bytes, asker: Asker, token: Any) -> None:
+        cache_key = self._cache_key(key)
+        if cache_key is None:
+            asker.answered(None, token)
+            return
+        if self._backup is not None:
+            self._under_way += 1
+            asker, token = self._before_backup, (key, cache_key, asker, token)
+        if len(cache_key) <= KEY_LIMIT:
+            self._cache.get_for(cache_key, self._limits, asker, token)
+        else:
+            asker.failed(Failure(self._long_key(cache_key)), token)
 
     def _ask_cache_first(self, key: bytes) -> Deferred[_Unsure | bytes | None]:
         cache_key = self._cache_key(key)
@@ -347,7 +356,11 @@ class MemcacheTable:
 
     def _cache_key(self, key: bytes) -> bytes | None:
         """Make the key that the cache is asked for, or ``None`` for one that is skipped."""
-        expanded = self._format.expand(key)
+        if self._plain is not None:
+            before, after = self._plain
+            cache_key = before + key + after
+            return None if has_forbidden(cache_key) else cache_key
+        expanded = self._settings.key_format.expand(key)
         if expanded is not None and self._settings.key_digest:
             return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
         return None if expanded is None or has_forbidden(expanded) else expanded
@@ -355,8 +368,7 @@ class MemcacheTable:
     def _are_cache_keys(self, keys: list[bytes | None]) -> bool:
         """Say whether the cache is asked for just these keys; no where some of them need a closer look."""
         present = [key for key in keys if key]
-        plain = self._format.template == b"%s" and not self._settings.key_digest
-        return plain and len(present) == len(keys) and not has_forbidden(b"".join(present))
+        return self._plain == (b"", b"") and len(present) == len(keys) and not has_forbidden(b"".join(present))
 
     # The end.
 
@@ -387,6 +399,30 @@ def _fill_in(found: list[Answer], answers: list[Answer], places: Iterable[int]) 
     for place, answer in zip(places, found, strict=True):
         answers[place] = answer
     return answers
+
+
+@attrs.frozen
+class _BeforeBackup:
+    """Hears what the cache has to say of a key, and lets the backup speak where that is not the last word."""
+
+    _ask_backup: Callable[[bytes, bytes], Deferred[bytes | None]]
+    _done: Callable[[Any], Any]
+
+    def answered(self, value: bytes | None, token: tuple[bytes, bytes, Asker, Any]) -> None:
+        key, cache_key, asker, asker_token = token
+        if value is not None:
+            self._done(value)
+            asker.answered(value, asker_token)
+        else:
+            tell(self._ask_backup(key, cache_key).addBoth(self._done), asker, asker_token)
+
+    def failed(self, failure: Failure, token: tuple[bytes, bytes, Asker, Any]) -> None:
+        key, cache_key, asker, asker_token = token
+        if failure.check(TemporaryError) is None:
+            self._done(failure)
+            asker.failed(failure, asker_token)
+        else:
+            tell(self._ask_backup(key, cache_key).addBoth(self._done), asker, asker_token)
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from socketmap_memcache.prompt_writer import PromptWriter
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
 
 reactor: Any = real_reactor
 
@@ -55,6 +55,26 @@ class TestOtherTransports(SynchronousTestCase):
         self.writer.close()
         assert self.transport.producer is None
         assert self.transport.disconnecting
+
+    def test_together(self) -> None:
+        """What is written together leaves at the end, in order."""
+        other = StringTransport()
+        with WRITES_TOGETHER:
+            self.writer.write(b"a")
+            PromptWriter(other).write(b"b")
+            self.writer.write(b"c")
+            assert self.transport.value() + other.value() == b""
+        assert self.transport.value() == b"ac"
+        assert other.value() == b"b"
+        self.writer.write(b"d")
+        assert self.transport.value() == b"acd"
+
+    def test_closed_together(self) -> None:
+        """What was held back is written before its writer is closed."""
+        with WRITES_TOGETHER:
+            self.writer.write(b"a")
+            self.writer.close()
+            assert self.transport.value() == b"a"
 
     def test_nobody_listens(self) -> None:
         """Nobody needs to listen to the state of the buffer, nor to the end of the connection."""

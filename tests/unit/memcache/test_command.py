@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from socketmap_memcache.asker import FIRING
 from socketmap_memcache.memcache.command import Command, CommandRefusedError, Delete, Get, Set
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols.memcache import MemcacheError, Reply
 
 LIMITS = Limits(data_size_limit=10)
-GET = Get(b"k", LIMITS, {})
+GET = Get(b"k", LIMITS, {}, FIRING, Deferred())
 SET = Set(b"k", b"v", 1, 2, LIMITS)
 DELETE = Delete(b"k", LIMITS)
 

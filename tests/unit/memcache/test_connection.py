@@ -3,9 +3,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from socketmap_memcache.asker import FIRING
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.command import Command, Get
 from socketmap_memcache.memcache.connection import MemcacheConnection
@@ -20,6 +22,7 @@ class ConnectionTests(SynchronousTestCase):
         self.clock = Clock()
         self.failed: list[tuple[Command, TemporaryError]] = []
         self.lost: list[Lost] = []
+        self.answers: dict[Command, Deferred[bytes | None]] = {}
         self.connection = MemcacheConnection(
             "inet:mc:1",
             self.clock,
@@ -29,9 +32,13 @@ class ConnectionTests(SynchronousTestCase):
         self.server = ScriptedConnection(self.connection, IPv4Address("TCP", "192.0.2.1", 1))
 
     def send(self, *keys: bytes) -> list[Get]:
-        commands = [Get(key, Limits(), {}) for key in keys]
-        for command in commands:
+        commands = []
+        for key in keys:
+            answer: Deferred[bytes | None] = Deferred()
+            command = Get(key, Limits(), {}, FIRING, answer)
+            self.answers[command] = answer
             self.connection.send(command)
+            commands.append(command)
         return commands
 
     def assertLost(self, blamed: list[Get], others: list[Get], reason: str) -> None:
@@ -54,7 +61,7 @@ class ConnectionTests(SynchronousTestCase):
         ((command, error),) = self.failed
         assert command is a
         assert str(error) == "memcached inet:mc:1: unexpected reply b'ERROR'"
-        assert self.successResultOf(b.done) == b"1"
+        assert self.successResultOf(self.answers[b]) == b"1"
         assert self.lost == []
 
     def test_malformed(self) -> None:
@@ -62,7 +69,7 @@ class ConnectionTests(SynchronousTestCase):
         a, b, c = self.send(b"a", b"b", b"c")
         self.clock.advance(0)
         self.server.send(b"END\r\ngarbage\r\nEND\r\n")
-        assert self.successResultOf(a.done) is None
+        assert self.successResultOf(self.answers[a]) is None
         self.assertLost([b], [c], "unexpected reply b'garbage'")
         assert self.server.is_aborted()
 
@@ -75,7 +82,7 @@ class ConnectionTests(SynchronousTestCase):
         self.server.lose()
         self.clock.advance(0)
         self.assertLost([a], [], "unexpected reply")
-        self.assertNoResult(a.done)
+        self.assertNoResult(self.answers[a])
 
     def test_unsent(self) -> None:
         """Commands that were not yet sent when the connection ended are not sent on it."""
@@ -111,9 +118,9 @@ class ConnectionTests(SynchronousTestCase):
         """A value that is complete but for its END is the answer, told after the end of the connection."""
         a, b = self.send(b"a", b"b")
         self.server.send(value(b"a", b"1", b"E"))
-        a.done.addCallback(lambda result: (result, len(self.lost)))
+        answer = self.answers[a].addCallback(lambda result: (result, len(self.lost)))
         self.server.lose()
-        assert self.successResultOf(a.done) == (b"1", 1)
+        assert self.successResultOf(answer) == (b"1", 1)
         self.assertLost([], [b], "connection lost")
 
     def test_close(self) -> None:

@@ -17,6 +17,9 @@ def read(chunks: Iterable[bytes], limit: int = 100) -> tuple[list[bytes], str]:
     payloads = []
     try:
         for chunk in chunks:
+            if (payload := reader.sole(chunk)) is not None:
+                payloads.append(payload)
+                continue
             reader.feed(chunk)
             while (payload := reader.next_payload()) is not None:
                 payloads.append(payload)

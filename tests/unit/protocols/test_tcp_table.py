@@ -14,6 +14,9 @@ from tests.unit.protocols.chunks import chunked
 
 def read(reader: LineReader, chunks: list[bytes], lines: list[bytes]) -> list[bytes]:
     for chunk in chunks:
+        if (line := reader.sole(chunk)) is not None:
+            lines.append(line)
+            continue
         reader.feed(chunk)
         while (line := reader.next_payload()) is not None:
             lines.append(line)

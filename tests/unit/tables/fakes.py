@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.memcache.interface import ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.interface import ICursor, ITable
@@ -46,6 +47,9 @@ class FakeCache:
         self.trace.append(f"get {key!r}")
         self.limits = limits
         return answer(self.get_answer)
+
+    def get_for(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        tell(self.get(key, limits), asker, token)
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
         self.trace.append(f"set {key!r} {value!r} {flags} {ttl}")
