@@ -253,6 +253,11 @@ class MemcacheTable:
             check_ttl(self.name, ttl)
         except TableError:
             return fail()
+        if self._backup is None and self._domain is None:  # nothing to keep in step with
+            cache_key = self._cache_key(folded)
+            if cache_key is None:
+                return self._skip("update", folded)
+            return self._set(cache_key, value, self._cache_ttl(ttl), self._limits)
         return self._change("update", folded, lambda cache_key: self._update(folded, cache_key, value, ttl))
 
     def delete(self, key: bytes) -> Deferred[bool]:
@@ -312,7 +317,7 @@ class MemcacheTable:
             del self._changing[key]
         return result
 
-    def _skip(self, operation: str, key: bytes) -> Any:
+    def _skip(self, operation: str, key: bytes) -> Deferred[bool]:
         if operation == "update":
             self._log.warn("{table}: skipping update for key {key!r}", table=self.name, key=key[:100])
         return succeed(False)

@@ -19,10 +19,15 @@ class TimeLimitError(Exception):
     """The call has been stopped."""
 
 
-class _Armed:
-    """Whether a signal is to stop what is running."""
+class _Alarm:
+    """What the signal finds.
 
-    now = False
+    :cvar installed: whether the signal is handled here.
+    :cvar armed: whether it is to stop what is running.
+    """
+
+    installed = False
+    armed = False
 
 
 def call_with_limit(seconds: float, function: Callable[[bytes], Result], argument: bytes) -> Result:
@@ -35,17 +40,18 @@ def call_with_limit(seconds: float, function: Callable[[bytes], Result], argumen
     """
     if threading.current_thread() is not threading.main_thread():
         return function(argument)
-    if signal.getsignal(signal.SIGVTALRM) is not _stop:
+    if not _Alarm.installed:
         signal.signal(signal.SIGVTALRM, _stop)
+        _Alarm.installed = True
     try:
-        _Armed.now = True
+        _Alarm.armed = True
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         return function(argument)
     finally:
-        _Armed.now = False  # before the rest: a signal that comes now is too late to stop anything
+        _Alarm.armed = False  # before the rest: a signal that comes now is too late to stop anything
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    if _Armed.now:
+    if _Alarm.armed:
         raise TimeLimitError
