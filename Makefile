@@ -23,7 +23,7 @@ run: $(VENV)/installed
 	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
 
 test: $(VENV)/installed-test
-	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached nc cc
+	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached postgrey nc cc
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(ARGS)
 

@@ -16,12 +16,19 @@ from twisted.logger import Logger
 from socketmap_memcache.config.service import ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.endpoints import ListenAddress, TcpAddress, UnixAddress
+from socketmap_memcache.listeners.policy import PolicyFactory
 from socketmap_memcache.listeners.socketmap import SocketmapFactory
 from socketmap_memcache.listeners.stream import StreamFactory
 from socketmap_memcache.listeners.tcp_table import TcpTableFactory
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.tables.registry import TableContext
+
+#: A request to a policy server, for printf(1).
+_POLICY_REQUEST = (
+    r"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\nclient_name=mail.example.com\n"
+    r"sender=alice@example.com\nrecipient=bob@example.org\n\n"
+)
 
 
 class SocketmapMemcacheService(Service):
@@ -42,6 +49,7 @@ class SocketmapMemcacheService(Service):
         self._pool = ClientPool(reactor)
         self._config = self._load()
         self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
+        self._policy_factory = PolicyFactory(self._config.policies, reactor, self._config.client_idle_timeout)
         self._tcp_table_factories: list[TcpTableFactory] = []
         self._ports: list[IListeningPort] = []
         self._reloading = False
@@ -58,8 +66,8 @@ class SocketmapMemcacheService(Service):
     def _tables(self) -> dict[bytes, Any]:
         return {name.encode(): table for name, table in self._config.tables.items()}
 
-    def _factories(self) -> list[SocketmapFactory | TcpTableFactory]:
-        return [self._factory, *self._tcp_table_factories]
+    def _factories(self) -> list[StreamFactory]:
+        return [self._factory, self._policy_factory, *self._tcp_table_factories]
 
     # Start.
 
@@ -82,6 +90,8 @@ class SocketmapMemcacheService(Service):
             factory = TcpTableFactory(name.encode(), tables, self._reactor, idle_timeout)
             self._tcp_table_factories.append(factory)
             self._ports.append(address.listen(self._reactor, factory))
+        for address in self._config.policy_listen:
+            self._ports.append(address.listen(self._reactor, self._policy_factory))
 
     def startService(self) -> None:
         """Say what is served."""
@@ -93,8 +103,9 @@ class SocketmapMemcacheService(Service):
 
     def banner(self) -> list[str]:
         """Describe what is served, and how to try it."""
-        tables = self._config.tables
+        tables, policies = self._config.tables, self._config.policies.policies
         lines = [f"serving {name} = {table.name}" for name, table in tables.items()]
+        lines += [f"asking policy {policy.name}" for policy in policies]
         for address in self._config.socketmap_listen:
             lines.append(f"listening on {address.text} (socketmap)")
             lines += _to_try(address, next(iter(tables)))
@@ -102,6 +113,9 @@ class SocketmapMemcacheService(Service):
             lines.append(f"listening on {address.text} (tcp_table, {name})")
             if isinstance(address, TcpAddress):
                 lines.append(f"try: postmap -q alice@example.com tcp:{_host(address)}:{address.port}")
+        for address in self._config.policy_listen:
+            lines.append(f"listening on {address.text} (policy)")
+            lines += _with_nc(_POLICY_REQUEST, address)
         return lines
 
     # Reload.
@@ -143,15 +157,18 @@ class SocketmapMemcacheService(Service):
             new.close()
             return
         old, self._config = self._config, new
-        tables = self._tables()
+        self._factory.tables = tables = self._tables()
+        for tcp_table_factory in self._tcp_table_factories:
+            tcp_table_factory.tables = tables
+        self._policy_factory.policies = new.policies
         for factory in self._factories():
-            factory.tables = tables
             factory.idle_timeout = new.client_idle_timeout
         old.close()
         for name, addresses in _listening(new).items():
             if addresses != _listening(old)[name]:
                 self.log.warn("{name} has changed: that takes a restart", name=name)
-        self.log.info("reloaded {path}: serving {maps}", path=self._path, maps=", ".join(new.tables))
+        served = [*new.tables, *(f"policy {policy.name}" for policy in new.policies.policies)]
+        self.log.info("reloaded {path}: serving {served}", path=self._path, served=", ".join(served))
 
     # Stop.
 
@@ -182,6 +199,7 @@ def _listening(config: ServiceConfig) -> dict[str, list[str]]:
     return {
         "socketmap_listen": [address.text for address in config.socketmap_listen],
         "tcp_table_listen": [f"{name}={address.text}" for name, address in config.tcp_table_listen],
+        "policy_listen": [address.text for address in config.policy_listen],
     }
 
 
@@ -193,13 +211,18 @@ def _to_try(address: ListenAddress, name: str) -> list[str]:
     """Give two command lines that ask for a key, with Postfix and without."""
     request = encode(f"{name} alice@example.com".encode()).decode()
     if isinstance(address, TcpAddress):
-        return [
-            f"try: postmap -q alice@example.com socketmap:inet:{_host(address)}:{address.port}:{name}",
-            f"try: printf '{request}' | nc -N {address.host} {address.port}",
-        ]
+        postfix_address = f"inet:{_host(address)}:{address.port}"
+    elif isinstance(address, UnixAddress):
+        postfix_address = f"unix:{address.path}"
+    else:
+        return []
+    return [f"try: postmap -q alice@example.com socketmap:{postfix_address}:{name}", *_with_nc(request, address)]
+
+
+def _with_nc(request: str, address: ListenAddress) -> list[str]:
+    """Give a command line that sends a request, as printf(1) takes it."""
+    if isinstance(address, TcpAddress):
+        return [f"try: printf '{request}' | nc -N {address.host} {address.port}"]
     if isinstance(address, UnixAddress):
-        return [
-            f"try: postmap -q alice@example.com socketmap:unix:{address.path}:{name}",
-            f"try: printf '{request}' | nc -N -U {address.path}",
-        ]
+        return [f"try: printf '{request}' | nc -N -U {address.path}"]
     return []

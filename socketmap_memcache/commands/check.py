@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from socketmap_memcache.config.service import DEFAULT_PATH, load
+from socketmap_memcache.commands.config_options import add_config_options
+from socketmap_memcache.config.service import load
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.registry import TableContext
@@ -17,13 +18,10 @@ def add_to(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser = subcommands.add_parser(
         "check",
         help="check the configuration and the files of its tables",
-        description="Checks the configuration and the files of its tables. Prints every error and warning with its "
-        "file and line. The exit status is 1 where there are errors. Nothing listens, and no server is asked.",
+        description="Checks the configuration and the files of its tables and policies. Prints every error and warning "
+        "with its file and line. The exit status is 1 where there are errors. Nothing listens, and no server is asked.",
     )
-    parser.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="the configuration file (%(default)s)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="replace a parameter; may be given many times"
-    )
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     _print("warning", context.warnings)
     for name, table in config.tables.items():
         print(f"{name} = {table.name}".encode(errors="backslashreplace").decode())
+    for policy in config.policies.policies:
+        print(f"policy {policy.name}")
     config.close()
     print(f"{options.config}: no errors")
     return 0

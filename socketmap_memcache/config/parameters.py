@@ -100,6 +100,10 @@ class Parameters:
         for problem in problems:
             self._errors.append(self._problem(name, problem.text) if problem.path is None else problem)
 
+    def accept(self, names: Iterable[str]) -> None:
+        """Let names count as known, though nothing may ask for them."""
+        self._asked.update(names)
+
     def unknown(self, fatal: bool) -> None:
         """Note the names in the file that nothing asked for: as errors if fatal, else as warnings."""
         found = self._errors if fatal else self._warnings

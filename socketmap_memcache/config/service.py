@@ -1,4 +1,4 @@
-"""The service's own file, ``/etc/socketmap-memcache/main.cf``: its parameters, and the tables that it names."""
+"""The service's own file, ``/etc/socketmap-memcache/main.cf``: its parameters, and what it names, opened."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from zope.interface.exceptions import Invalid
+from zope.interface.verify import verifyObject
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.listeners import endpoints
 from socketmap_memcache.listeners.endpoints import ListenAddress
+from socketmap_memcache.policies.chain import PolicyChain, well_formed
+from socketmap_memcache.policies.interface import IPolicy, PolicyContext
+from socketmap_memcache.policies.registry import find_policy_type, policy_parameters
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
 from socketmap_memcache.tables.registry import PROXYMAP_SOCKET, PROXYWRITE_SOCKET, TableContext
 
 DEFAULT_PATH = "/etc/socketmap-memcache/main.cf"
 
-#: Every parameter, with its default as it would be written in the file.
+#: Every parameter but those of policies, with its default as it would be written in the file.
 DEFAULTS = {
     "client_idle_timeout": "300s",
+    "policies": "",
+    "policy_listen": "inet:127.0.0.1:10023",
+    "policy_timeout": "10s",
     "proxymap_socket": PROXYMAP_SOCKET,
     "proxywrite_socket": PROXYWRITE_SOCKET,
     "shutdown_timeout": "10s",
@@ -34,6 +42,9 @@ DEFAULTS = {
 #: Postfix closes a connection after 10 s without use and after 100 s in any case, and may wait 100 s for a reply.
 _LEAST_IDLE_TIMEOUT = 101
 
+#: Postfix waits so many seconds for a policy (smtpd_policy_service_timeout), and then refuses the mail.
+_POSTFIX_POLICY_TIMEOUT = 100
+
 _MAP_NAME = re.compile(r"[^\s:=,\udc80-\udcff]+")  # those last stand for what is not UTF-8
 
 
@@ -42,9 +53,11 @@ class ServiceConfig:
     """What the file says.
 
     :ivar path: the file.
-    :ivar socketmap_listen: where maps are served.
+    :ivar socketmap_listen: where maps are served; nowhere if there are none.
     :ivar tcp_table_listen: where single maps are served by tcp_table(5): the map's name, and the address.
+    :ivar policy_listen: where policies are asked; nowhere if there are none.
     :ivar tables: the maps that are served, open, by name.
+    :ivar policies: the policies that are asked, open.
     :ivar client_idle_timeout: seconds after which a client that completes no request is disconnected.
     :ivar shutdown_timeout: seconds that requests under way get at the end.
     """
@@ -52,36 +65,44 @@ class ServiceConfig:
     path: str
     socketmap_listen: Sequence[ListenAddress]
     tcp_table_listen: Sequence[tuple[str, ListenAddress]]
+    policy_listen: Sequence[ListenAddress]
     tables: Mapping[str, ITable]
+    policies: PolicyChain
     client_idle_timeout: float
     shutdown_timeout: float
 
     def close(self) -> None:
-        """Close the tables."""
+        """Close the policies and the tables."""
+        self.policies.close()
         for table in self.tables.values():
             table.close()
 
 
 def load(path: str, overrides: Sequence[str], context: TableContext, reactor: Any) -> ServiceConfig:
-    """Read the service's file, and open the tables that it names.
+    """Read the service's file, and open the tables and policies that it names.
 
     :param path: the file; ``$config_directory`` in it stands for the directory that it is in.
     :param overrides: ``name=value`` items that replace what the file says.
-    :param context: opens the tables; its warnings are filled.
+    :param context: opens the tables, and those of the policies; its warnings are filled.
     :param reactor: asked which of Twisted's endpoint descriptions it knows; nothing listens or connects yet.
     :raises ConfigurationError: with everything that is wrong, in this file and in those of the tables; then nothing is
         open.
     """
-    parsed = _override(parse(read_file(path), path), overrides)
-    directory = str(Path(path).absolute().parent)
-    parameters = Parameters(expand(parsed, {**DEFAULTS, "config_directory": directory}))
-    context.proxymap_socket = parameters.text("proxymap_socket", PROXYMAP_SOCKET)
-    context.proxywrite_socket = parameters.text("proxywrite_socket", PROXYWRITE_SOCKET)
+    parameters = read_parameters(path, overrides, context)
+    tables = _tables(parameters, context)
+    policies = _policies(parameters, context)
+    socketmap_listen = _listen(parameters, "socketmap_listen", reactor)
+    policy_listen = _listen(parameters, "policy_listen", reactor)
+    if not parameters.words("tables", "") and not parameters.words("policies", ""):
+        # A file that is half written when it is read again would otherwise put an end to everything.
+        parameters.error("tables", "nothing is served: write tables = name=type:table, or policies = name")
     config = ServiceConfig(
         path=path,
-        socketmap_listen=_listen(parameters, "socketmap_listen", reactor),
+        socketmap_listen=socketmap_listen if tables else [],
         tcp_table_listen=_tcp_table_listen(parameters, reactor),
-        tables=_tables(parameters, context),
+        policy_listen=policy_listen if policies.policies else [],
+        tables=tables,
+        policies=policies,
         client_idle_timeout=_idle_timeout(parameters),
         shutdown_timeout=parameters.time("shutdown_timeout", 10),
     )
@@ -94,6 +115,23 @@ def load(path: str, overrides: Sequence[str], context: TableContext, reactor: An
     return config
 
 
+def read_parameters(path: str, overrides: Sequence[str], context: TableContext) -> Parameters:
+    """Read the service's file, as :func:`load` does, and open nothing.
+
+    :param context: gets what tables need of it.
+    :raises ConfigurationError: there is no such file; all else that is wrong is noted in the parameters.
+    """
+    parsed = _override(parse(read_file(path), path), overrides)
+    of_policies = _policy_defaults(parsed)
+    parsed = attrs.evolve(parsed, entries={**of_policies, **parsed.entries})
+    directory = str(Path(path).absolute().parent)
+    parameters = Parameters(expand(parsed, {**DEFAULTS, "config_directory": directory}))
+    parameters.accept(of_policies)  # also those of policies that are not used
+    context.proxymap_socket = parameters.text("proxymap_socket", PROXYMAP_SOCKET)
+    context.proxywrite_socket = parameters.text("proxywrite_socket", PROXYWRITE_SOCKET)
+    return parameters
+
+
 def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:
     entries, errors = dict(parsed.entries), list(parsed.errors)
     for override in overrides:
@@ -103,6 +141,17 @@ def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:
         else:
             entries[name.strip()] = Entry(name.strip(), value.strip())
     return attrs.evolve(parsed, entries=entries, errors=errors)
+
+
+def _policy_defaults(parsed: ParsedFile) -> dict[str, Entry]:
+    """Give the parameters of all types of policies with their defaults, as if the file had them.
+
+    Where neither a policy nor any name but the service's own is in the file, the types are not even looked for.
+    """
+    if parsed.entries.keys() <= DEFAULTS.keys() - {"policies"}:
+        return {}
+    defaults = {name: Entry(name, value, path=parsed.path) for name, value in policy_parameters().items()}
+    return {name: entry for name, entry in defaults.items() if name not in DEFAULTS}
 
 
 def _listen(parameters: Parameters, name: str, reactor: Any) -> list[ListenAddress]:
@@ -138,11 +187,7 @@ def _address(parameters: Parameters, name: str, text: str, reactor: Any) -> List
 
 def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:
     tables: dict[str, ITable] = {}
-    words = parameters.words("tables", DEFAULTS["tables"])
-    if not words:
-        # A file that is half written when it is read again would otherwise put an end to all maps.
-        parameters.error("tables", "no tables are served: write tables = name=type:table")
-    for word in words:
+    for word in parameters.words("tables", DEFAULTS["tables"]):
         name, equals, spec = word.partition("=")
         if not equals or not _MAP_NAME.fullmatch(name) or not spec:
             parameters.error("tables", f"tables: {word!r}: write name=type:table, without blanks around the '='")
@@ -154,6 +199,39 @@ def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:
             except ConfigurationError as error:
                 parameters.adopt("tables", error.problems)
     return tables
+
+
+def _policies(parameters: Parameters, context: TableContext) -> PolicyChain:
+    policies: list[IPolicy] = []
+    words = parameters.words("policies", DEFAULTS["policies"])
+    for place, name in enumerate(words):
+        if name in words[:place]:
+            parameters.error("policies", f"policies: {name!r} is named twice")
+            continue
+        try:
+            policy = find_policy_type(name).open(parameters, PolicyContext(context))
+            verifyObject(IPolicy, policy)
+        except ConfigurationError as error:
+            parameters.adopt("policies", error.problems)
+        except Invalid as error:
+            parameters.error("policies", f"policies: {name!r} is no policy: {error}")
+        else:
+            policies.append(policy)
+            if not well_formed(policy.fail_action):
+                text = f"the fail action of policy {name!r} is no action of access(5): {policy.fail_action!r}"
+                parameters.error("policies", text)
+    return PolicyChain(policies, context.reactor, _policy_timeout(parameters))
+
+
+def _policy_timeout(parameters: Parameters) -> float:
+    seconds = parameters.time("policy_timeout", 10)
+    if not 1 <= seconds < _POSTFIX_POLICY_TIMEOUT:
+        parameters.error(
+            "policy_timeout",
+            f"policy_timeout = {seconds:g}: must be at least 1s, and less than the {_POSTFIX_POLICY_TIMEOUT}s "
+            "after which Postfix gives up",
+        )
+    return seconds
 
 
 def _idle_timeout(parameters: Parameters) -> float:

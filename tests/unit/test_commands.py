@@ -8,6 +8,8 @@ import pytest
 
 from socketmap_memcache import __version__
 from socketmap_memcache.commands import main
+from socketmap_memcache.policies.interface import IPolicyType
+from tests.unit.policies.fakes import ScriptedType
 
 
 @pytest.fixture
@@ -23,6 +25,15 @@ def test_check_good(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr()
     assert output.out == f"a = static:x\nb = fail:y\n{config}: no errors\n"
     assert output.err == ""
+
+
+def test_check_policies(config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check shows the policies, too."""
+    plugins = [ScriptedType("one", {})]
+    monkeypatch.setattr("twisted.plugin.getPlugins", lambda interface: plugins if interface is IPolicyType else [])
+    config.write_text("policies = one\n")
+    assert main(["check", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == f"policy one\n{config}: no errors\n"
 
 
 def test_check_bad(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

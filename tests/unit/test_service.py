@@ -19,10 +19,13 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.policies.interface import IPolicyType
 from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.tables.registry import _OPENERS
 from tests.unit.listeners.transports import Client
+from tests.unit.policies.fakes import ScriptedType
+from twisted import plugin
 
 
 def any_starts_with(events: Iterable[LogEvent], text: str) -> bool:
@@ -183,7 +186,7 @@ class TestReload(ServiceTests):
         service = self.start("tables = a=static:x\n")
         with capturedLogs() as logs:
             self.successResultOf(self.reload(service, ""))
-        assert texts(logs)[0] == f"{self.path}: no tables are served: write tables = name=type:table"
+        assert texts(logs)[0].startswith(f"{self.path}: nothing is served: write tables = ")
         assert self.ask(service, b"a k") == b"4:OK x,"
 
     def test_refused(self) -> None:
@@ -303,6 +306,89 @@ class TestTcpTable(ServiceTests):
         client.leave(ConnectionDone())
         self.successResultOf(stopped)
         assert self.reactor.getDelayedCalls() == []
+
+
+class TestPolicies(ServiceTests):
+    def setUp(self) -> None:
+        super().setUp()
+        self.types = [ScriptedType("one", {"one_delay": "1s"}), ScriptedType("two", {})]
+        self.patch(plugin, "getPlugins", lambda interface: self.types if interface is IPolicyType else ())
+
+    def ask_policies(self, service: SocketmapMemcacheService) -> bytes:
+        client = Client(service._policy_factory)
+        client.send(b"request=smtpd_access_policy\n\n")
+        reply = client.received()
+        client.leave(ConnectionDone())
+        return reply
+
+    def test_life(self) -> None:
+        """Policies are asked, named in the banner, replaced by a reload, and closed at the end."""
+        service = self.start("policies = one\n")
+        assert [server[0] for server in self.reactor.tcpServers] == [10023]
+        old = self.types[0].opened
+        assert self.ask_policies(service) == b"action=OK\n\n"
+        self.types[1] = ScriptedType("two", {}, b"REJECT")
+        with capturedLogs() as logs:
+            self.path.write_text("tables = a=static:x\npolicies = two, one\nclient_idle_timeout = 200\n")
+            done = service.reload()
+            self.reactor.pool.run()
+            self.successResultOf(done)
+        assert texts(logs) == [
+            "socketmap_listen has changed: that takes a restart",
+            f"reloaded {self.path}: serving a, policy two, policy one",
+        ]
+        assert self.ask_policies(service) == b"action=REJECT\n\n"
+        assert service._policy_factory.idle_timeout == 200
+        new = self.types[1].opened
+        assert old is not None
+        assert new is not None
+        assert (old.closed, new.closed) == (1, 0)
+        self.successResultOf(service.stopService())
+        assert new.closed == 1
+        assert self.reactor.getDelayedCalls() == []
+
+    def test_banner(self) -> None:
+        """The banner has the policies, and a way to try each address."""
+        request = (
+            r"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\nclient_name=mail.example.com\n"
+            r"sender=alice@example.com\nrecipient=bob@example.org\n\n"
+        )
+        service = self.make("policies = one two\npolicy_listen = inet:[::1]:1, unix:/p, tcp:3\n")
+        assert service.banner() == [
+            "asking policy one",
+            "asking policy two",
+            "listening on inet:[::1]:1 (policy)",
+            f"try: printf '{request}' | nc -N ::1 1",
+            "listening on unix:/p (policy)",
+            f"try: printf '{request}' | nc -N -U /p",
+            "listening on tcp:3 (policy)",
+        ]
+
+    def test_no_policies(self) -> None:
+        """When a reload leaves no policies, mail flows."""
+        service = self.start("policies = one\n")
+        with capturedLogs() as logs:
+            self.path.write_text("tables = a=static:x\n")
+            done = service.reload()
+            self.reactor.pool.run()
+            self.successResultOf(done)
+        assert "policy_listen has changed: that takes a restart" in texts(logs)
+        assert self.ask_policies(service) == b"action=DUNNO\n\n"
+
+    def test_refused(self) -> None:
+        """After a reload with errors the policies before it go on."""
+        service = self.start("policies = one\n")
+        old = self.types[0].opened
+        self.path.write_text("policies = two\none_delay = 1\nbogus = 1\n")
+        done = service.reload()
+        self.reactor.pool.run()
+        self.successResultOf(done)
+        assert self.ask_policies(service) == b"action=OK\n\n"
+        assert old is not None
+        assert old.closed == 0
+        refused = self.types[1].opened
+        assert refused is not None
+        assert refused.closed == 1
 
 
 class TestStop(ServiceTests):

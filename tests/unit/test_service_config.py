@@ -3,16 +3,23 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.service import DEFAULTS, ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.policies.interface import IPolicy, IPolicyType, PolicyContext
 from socketmap_memcache.tables.registry import TableContext
+from tests.unit.policies.fakes import ScriptedPolicy, ScriptedType
+from twisted import plugin
 
 
 class ServiceConfigTests(SynchronousTestCase):
+    """Reads files that it writes."""
+
     def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory(prefix="service-")
         self.addCleanup(directory.cleanup)
@@ -30,22 +37,25 @@ class ServiceConfigTests(SynchronousTestCase):
         caught = self.assertRaises(ConfigurationError, self.load, text, *overrides)
         return [str(problem).removeprefix(f"{self.path}:") for problem in caught.problems]
 
+
+class FileTests(ServiceConfigTests):
     def test_defaults(self) -> None:
         """What a file with tables only does not say has its default."""
         config = self.load("tables = a=static:x\n")
         assert [address.text for address in config.socketmap_listen] == ["inet:127.0.0.1:10020"]
         assert (config.client_idle_timeout, config.shutdown_timeout) == (300, 10)
+        assert (list(config.policy_listen), list(config.policies.policies)) == ([], [])
         assert config.path == self.path
         assert self.context.warnings == []
         assert {"client_idle_timeout", "shutdown_timeout", "socketmap_listen", "tables"} <= set(DEFAULTS)
         assert DEFAULTS["tables"] == ""
 
     def test_nothing_served(self) -> None:
-        """A file without tables is refused: it may be half written, and nothing would be served any more."""
-        error = "no tables are served: write tables = name=type:table"
+        """A file without tables and policies is refused: it may be half written, and nothing would be served."""
+        error = "nothing is served: write tables = name=type:table, or policies = name"
         assert self.errors("") == [f" {error}"]
         assert self.errors("\ntables =\n") == [f"2: {error}"]
-        assert self.errors("tables = ,\n") == [f"1: {error}"]
+        assert self.errors("tables = ,\npolicies = ,\n") == [f"1: {error}"]
 
     def test_all(self) -> None:
         """Every parameter is read; time values take units."""
@@ -159,3 +169,101 @@ class ServiceConfigTests(SynchronousTestCase):
             "2: tcp_table_listen: 'alais=tcp:1': map 'alais' is not in tables; did you mean 'alias'?",
         ]
         assert errors[3].startswith("2: tcp_table_listen: 'x'")
+
+
+class NoPolicy:
+    """What a type may open by mistake."""
+
+
+class PolicyTests(ServiceConfigTests):
+    def use(self, *types: IPolicyType) -> None:
+        """Make these the policies that other packages bring."""
+        self.patch(plugin, "getPlugins", lambda interface: types if interface is IPolicyType else ())
+
+    def test_defaults(self) -> None:
+        """With policies no tables are needed; then nobody listens for look-ups."""
+        self.use(ScriptedType("one", {}), ScriptedType("two", {}))
+        config = self.load("policies = one, two\n")
+        assert [policy.name for policy in config.policies.policies] == ["one", "two"]
+        assert [address.text for address in config.policy_listen] == ["inet:127.0.0.1:10023"]
+        assert list(config.socketmap_listen) == []
+        opened = config.policies.policies[0]
+        config.close()
+        assert isinstance(opened, ScriptedPolicy)
+        assert opened.closed == 1
+        config = self.load("policies = one\ntables = a=static:x\npolicy_listen = unix:/p\n")
+        assert [address.text for address in config.policy_listen] == ["unix:/p"]
+        assert [address.text for address in config.socketmap_listen] == ["inet:127.0.0.1:10020"]
+
+    def test_timeout(self) -> None:
+        """The time limit for policies is below that of Postfix."""
+        self.use(ScriptedType("one", {}))
+        for seconds in ("0", "100", "2m"):
+            (error,) = self.errors(f"policies = one\npolicy_timeout = {seconds}\n")
+            assert error.startswith("2: policy_timeout = "), error
+            assert "less than the 100s after which Postfix gives up" in error
+        policy = ScriptedType("one", {}, Deferred[bytes]())
+        self.use(policy)
+        config = self.load("policies = one\npolicy_timeout = 99\n")
+        answer = config.policies.decide({})
+        assert isinstance(answer, Deferred)
+        self.reactor.advance(98.9)
+        self.assertNoResult(answer)
+        self.reactor.advance(0.1)
+        assert self.successResultOf(answer) == b"DUNNO"
+
+    def test_parameters(self) -> None:
+        """A policy finds its parameters with what they refer to, or else with their defaults, expanded as well."""
+        one = ScriptedType("one", {"one_table": "texthash:$one_directory/t", "one_directory": "$config_directory/one"})
+        self.use(one)
+        self.load("policies = one\n")
+        assert one.texts == {"one_table": f"texthash:{self.directory}/one/t", "one_directory": f"{self.directory}/one"}
+        self.load("policies = one\none_table = lmdb:${one_directory}\none_directory = /x\n")
+        assert one.texts == {"one_table": "lmdb:/x", "one_directory": "/x"}
+        self.load("policies = one\ntables = a=static:$one_directory\n", "one_directory=/y")
+        assert one.texts["one_table"] == "texthash:/y/t"
+
+    def test_unused_parameters(self) -> None:
+        """Parameters of policies that are not used are known; misspelt ones are not."""
+        self.use(ScriptedType("one", {"one_delay": "1s"}), ScriptedType("two", {"two_delay": "1s"}))
+        self.load("policies = one\ntwo_delay = x\n")
+        self.load("tables = a=static:x\ntwo_delay = x\n")
+        error = "2: unknown parameter 'tow_delay'; did you mean 'two_delay'?"
+        assert self.errors("tables = a=static:x\ntow_delay = 1\n") == [error]
+
+    def test_own_names(self) -> None:
+        """A policy cannot give the service's own parameters other defaults."""
+        self.use(ScriptedType("one", {"tables": "a=static:x", "client_idle_timeout": "1s"}))
+        config = self.load("policies = one\n")
+        assert (dict(config.tables), config.client_idle_timeout) == ({}, 300)
+
+    def test_errors(self) -> None:
+        """All that is wrong with policies is found at once, with the line; what was opened is closed."""
+        good, bad = ScriptedType("good", {}), ScriptedType("bad", {"bad_delay": "1s"})
+        self.use(good, bad)
+        assert self.errors("bad_delay = x\npolicies = good bad odg good\npolicy_listen = inet:x\nzzz = 1\n") == [
+            "1: bad time value or unit: bad_delay = x (a number and one of s, m, h, d, w)",
+            "2: unknown policy 'odg' (known: bad, good, greylist)",
+            "2: policies: 'good' is named twice",
+            "3: policy_listen: 'inet:x': write inet:host:port, or inet:[address]:port for IPv6",
+            "4: unknown parameter 'zzz'",
+        ]
+        assert [policy.closed for policy in (good.opened, bad.opened) if policy] == [1, 1]
+
+    def test_no_policy(self) -> None:
+        """What is opened but cannot be a policy is an error."""
+
+        class Wrong(ScriptedType):
+            def open(self, parameters: Parameters, context: PolicyContext) -> IPolicy:
+                return NoPolicy()  # type: ignore[return-value]
+
+        self.use(Wrong("wrong", {}))
+        (error,) = self.errors("policies = wrong\n")
+        assert error.startswith("1: policies: 'wrong' is no policy: The object"), error
+
+    def test_fail_action(self) -> None:
+        """A fail action that Postfix could not use is an error."""
+        self.patch(ScriptedPolicy, "fail_action", b"DEFER\n")
+        self.use(ScriptedType("one", {}))
+        error = "1: the fail action of policy 'one' is no action of access(5): b'DEFER\\n'"
+        assert self.errors("policies = one\n") == [error]

@@ -32,7 +32,7 @@ def find_program(name: str) -> str:
     """
     path = shutil.which(name, path=_SEARCH_PATH)
     if path is None:
-        raise RuntimeError(f"{name} is not installed; run: tests/install-packages postfix memcached nc cc")
+        raise RuntimeError(f"{name} is not installed; run: tests/install-packages postfix memcached postgrey nc cc")
     return path
 
 

@@ -1,0 +1,1 @@
+"""Policies: who may send what, for check_policy_service, and how they are found."""

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+
+from socketmap_memcache.policies.log_limit import LogLimit
+
+
+def test_limit() -> None:
+    """The first is logged, and then one in each interval, with the number of those left out."""
+    clock = Clock()
+    limit = LogLimit(clock, 60)
+    assert (limit.due(), limit.more()) == (True, "")
+    assert [limit.due() for _ in range(3)] == [False] * 3
+    clock.advance(59)
+    assert not limit.due()
+    clock.advance(1)
+    assert (limit.due(), limit.more()) == (True, " (4 times more since this was last logged)")
+    clock.advance(60)
+    assert (limit.due(), limit.more()) == (True, "")
