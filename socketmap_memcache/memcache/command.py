@@ -106,7 +106,9 @@ class Get(Command):
     def take(self, reader: ReplyReader) -> object:
         limits = self.limits
         value = reader.next_hit(self.key, limits.line_size_limit, limits.data_size_limit)
-        return super().take(reader) if value is None else value
+        if value is None and not reader.next_is(b"END\r\n", limits.line_size_limit):
+            return super().take(reader)
+        return value
 
     def succeed(self, result: Any) -> None:
         if self._under_way.get(self.key) is self:
@@ -195,6 +197,9 @@ class Set(DeferredCommand):
 
     def __init__(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> None:
         super().__init__(key, memcache.set_(key, value, flags, ttl), limits)
+
+    def take(self, reader: ReplyReader) -> object:
+        return None if reader.next_is(b"STORED\r\n", self.limits.line_size_limit) else super().take(reader)
 
     def result(self, reply: Reply) -> None:
         if reply.status != b"STORED":

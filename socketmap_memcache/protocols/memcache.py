@@ -136,6 +136,17 @@ class ReplyReader:
         self._start = match.end()
         return value
 
+    def next_is(self, line: bytes, line_limit: int) -> bool:
+        """Take the next reply if it is this line, CR and newline included, and within the limit; say whether it was.
+
+        Most replies without a value are the line that is expected; this, too, is much faster than :meth:`next_reply`.
+        """
+        start = self._start
+        if self._key is not None or not self._buffer.startswith(line, start) or len(line) > line_limit + 1:
+            return False
+        self._start = start + len(line)
+        return True
+
     def next_reply(self, line_limit: int, data_limit: int) -> Reply | None:
         """Give the next whole reply, or ``None`` until more is fed.
 

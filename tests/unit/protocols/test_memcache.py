@@ -15,6 +15,8 @@ from tests.unit.protocols.chunks import chunked
 def next_reply(reader: ReplyReader, line_limit: int, data_limit: int) -> Reply | None:
     """Give the next reply, as somebody reads it who asked for the key k."""
     value = reader.next_hit(b"k", line_limit, data_limit)
+    if value is None and reader.next_is(b"END\r\n", line_limit):
+        return Reply(b"END")
     return reader.next_reply(line_limit, data_limit) if value is None else Reply(b"END", b"k", value)
 
 
