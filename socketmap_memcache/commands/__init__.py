@@ -22,12 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import argparse
 
     from socketmap_memcache import __version__
-    from socketmap_memcache.commands import check
+    from socketmap_memcache.commands import check, greylist
 
     parser = argparse.ArgumentParser("socketmap-memcache", description="Administers the socketmap-memcache service.")
     parser.add_argument("--version", action="version", version=__version__)
     subcommands = parser.add_subparsers(metavar="command", required=True)
     check.add_to(subcommands)
+    greylist.add_to(subcommands)
     # Only for --help: its options are postmap's, which argparse cannot read.
     subcommands.add_parser("map", help="look up, list and change entries of tables, as postmap does", add_help=False)
     options = parser.parse_args(arguments)

@@ -1,0 +1,1 @@
+"""Greylisting, as postgrey does it, over any table."""

@@ -1,0 +1,212 @@
+"""The policy ``greylist``: what postgrey does, over any table.
+
+A mail passes or is deferred by what the table has of its triplet (client, sender and recipient) and of its client; see
+:mod:`.decide`. Both are looked up at the same time. A mail is deferred only when the table has acknowledged that it
+remembers: what no table remembers would be deferred for ever. When the table fails, the fail action is the answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from socketmap_memcache.asker import Asker, tell
+from socketmap_memcache.config.parameters import Parameters
+from socketmap_memcache.config.syntax import excerpt
+from socketmap_memcache.errors import ConfigurationError, TableError
+from socketmap_memcache.policies.greylist.attempt import Attempt
+from socketmap_memcache.policies.greylist.cleaner import Cleaner
+from socketmap_memcache.policies.greylist.decision_log import DecisionLog
+from socketmap_memcache.policies.greylist.deferrals import Deferrals
+from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, parse_client
+from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
+from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
+from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
+from socketmap_memcache.policies.interface import DUNNO, IPolicy, IPolicyType, PolicyContext, Request
+from socketmap_memcache.policies.log_limit import LogLimit
+from socketmap_memcache.tables.fail import FailTable
+from socketmap_memcache.tables.interface import IAskedTable, ITable
+from socketmap_memcache.tables.options import open_with_options
+from socketmap_memcache.tables.registry import TableContext
+
+NO_STORE = b"no store"
+
+#: Messages of which it is remembered that they have their header already; as many as in postgrey.
+INSTANCES = 10
+
+# Fail actions with which mail goes on its way.
+_PASSING = {b"DUNNO", b"INFO", b"OK", b"PERMIT", b"PREPEND", b"RELAY", b"WARN"}
+
+
+@implementer(IPolicyType)
+class GreylistType:
+    """Opens the policy."""
+
+    name = "greylist"
+    parameters = PARAMETERS
+
+    def open(self, parameters: Parameters, context: PolicyContext) -> IPolicy:
+        """Open the tables and lists that the parameters name; see :class:`IPolicyType`."""
+        settings = read_settings(parameters)
+        lists = open_lists(parameters, settings, context.tables)
+        return GreylistPolicy(settings, lists, _open_table(parameters, context.tables), context.reactor)
+
+
+def _open_table(parameters: Parameters, context: TableContext) -> ITable:
+    name = "greylist_table"
+    try:
+        return open_with_options(parameters.text(name, PARAMETERS[name]), context, create=True)
+    except ConfigurationError as error:
+        parameters.adopt(name, error.problems)
+        return FailTable("fail:greylist_table")
+
+
+greylist_type = GreylistType()
+
+
+@implementer(IPolicy)
+class GreylistPolicy:
+    """Greylisting."""
+
+    name = "greylist"
+    _log = Logger()
+
+    def __init__(self, settings: Settings, lists: Lists, table: ITable, reactor: Any) -> None:
+        """Make a policy; nothing happens before the first request.
+
+        :param lists: are closed with the policy.
+        :param table: the same. Keys in it that begin with ``t/`` and ``c/`` are the policy's.
+        """
+        self.fail_action = DUNNO if settings.training_mode else settings.fail_action
+        self.table = table
+        self.ask: Callable[[bytes, Asker, bytes], object]
+        self.ask = table.lookup_for if IAskedTable.providedBy(table) else self._lookup
+        self.seconds = reactor.seconds
+        self.deferrals = Deferrals(min(settings.retry_window, settings.max_age))
+        self._settings = settings
+        self._without_awl = attrs.evolve(settings, auto_whitelist_clients=0)
+        self._lists = lists
+        self._exemptions = lists.exemptions()
+        self._reactor = reactor
+        self._lines = DecisionLog(reactor, self._log)
+        self.log_line = self._lines.add
+        self._log_limits: dict[str, LogLimit] = {}
+        self._instances: deque[bytes] = deque(maxlen=INSTANCES)
+        self._cleaner: Cleaner | None = None
+        self._under_way = 0
+        self._closed = False
+
+    def decide(self, request: Request) -> bytes | Deferred[bytes]:
+        """Decide; see :class:`IPolicy`."""
+        if self._cleaner is None:
+            # Not when the policy is opened: that may be in a thread, and perhaps no reactor will run.
+            self._cleaner = Cleaner(self.table, self._settings, self._reactor)
+        for name in NEEDED:
+            if name not in request:
+                self.log_line(f"attribute missing: {name.decode()}")
+                return DUNNO
+        client = parse_client(request[b"client_address"], self._settings)
+        if client is None:
+            self.complain("can't parse client_address {address}", address=excerpt(request[b"client_address"]))
+            return DUNNO
+        for reason, holds in self._exemptions:
+            if holds(request):
+                return self.let_pass(request, reason)
+        access = self._lists.recipient_access
+        if access is None:
+            return self._attempt(self._settings.delay, request, client)
+        self.begun()
+        answer: Deferred[Any] = access.delay(request[b"recipient"])
+        answer.addCallbacks(self._attempt, self._access_failed, callbackArgs=(request, client), errbackArgs=(request,))
+        return answer.addBoth(self._access_done)
+
+    def close(self) -> None:
+        """Close the lists and the table when the requests under way have their answers; see :class:`IPolicy`."""
+        if not self._closed:
+            self._closed = True
+            if self._cleaner is not None:
+                self._cleaner.stop()
+            self._let_go()
+
+    def _attempt(self, delay: int | None, request: Request, client: ClientAddress) -> bytes | Deferred[bytes]:
+        """Ask the table, unless the recipient wants no greylisting."""
+        if delay is None:
+            return self.let_pass(request, RECIPIENT_ACCESS)
+        settings = self._settings if self._lists.may_auto_whitelist(request) else self._without_awl
+        return Attempt(self, request, client, settings, delay).start()
+
+    def _access_failed(self, failure: Failure, request: Request) -> bytes:
+        failure.trap(TableError)
+        return self.fail(request, failure)
+
+    def _access_done(self, result: Any) -> Any:
+        self.done()
+        return result
+
+    def _lookup(self, key: bytes, asker: Asker, token: bytes) -> None:
+        tell(self.table.lookup(key), asker, token)
+
+    def _let_go(self) -> None:
+        if not self._under_way:
+            self._lists.close()
+            self.table.close()
+
+    # What attempts need.
+
+    def begun(self) -> None:
+        """Hear that a request is under way, which needs the table."""
+        self._under_way += 1
+
+    def done(self) -> None:
+        """Hear that it does not need it any more."""
+        self._under_way -= 1
+        if self._closed:
+            self._let_go()
+
+    def let_pass(self, request: Request, reason: bytes, delayed: int | None = None) -> bytes:
+        """Log that a mail passes, and return the action."""
+        self.log_line(decision_line(request, PASS, reason, delayed, self._settings.training_mode))
+        return DUNNO
+
+    def log_deferral(self, request: Request, reason: bytes) -> None:
+        """Log that a mail is deferred."""
+        self.log_line(decision_line(request, GREYLIST, reason, training=self._settings.training_mode))
+
+    def is_new_message(self, instance: bytes | None) -> bool:
+        """Say whether a message has no header yet, as far as is known; it is known from now on."""
+        if instance is None:
+            return True
+        instance = instance[:ATTRIBUTE_LIMIT]
+        if instance in self._instances:
+            return False
+        self._instances.appendleft(instance)
+        return True
+
+    def fail(self, request: Request, failure: Failure) -> bytes:
+        """Log that a table has failed, and return the action."""
+        action = self.fail_action
+        self.complain("{error}; answered {action}", error=failure.value, action=action.decode())
+        if action.split()[0].upper() in _PASSING:
+            self.let_pass(request, NO_STORE)
+        else:
+            self.log_deferral(request, NO_STORE)
+        return action
+
+    def not_stored(self, failure: Failure) -> None:
+        """Log that an update has failed for which no mail had to wait."""
+        self.complain("{error}; what passed is not remembered", error=failure.value)
+
+    def complain(self, text: str, **fields: object) -> None:
+        """Log something that may happen with each request, but not each time."""
+        limit = self._log_limits.get(text)
+        if limit is None:
+            limit = self._log_limits[text] = LogLimit(self._reactor)
+        if limit.due():
+            self._log.warn(text + "{more}", more=limit.more(), **fields)
