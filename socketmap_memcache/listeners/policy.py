@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from socketmap_memcache.listeners.stream import Request, StreamConnection, StreamFactory
@@ -26,11 +25,7 @@ class PolicyConnection(StreamConnection):
         except PolicyProtocolError as error:
             self.refuse(request, error)
             return
-        action = self.factory.policies.decide(attributes)
-        if isinstance(action, Deferred):
-            action.addCallback(self._decided, request)
-        else:
-            self.reply(request, reply(action))
+        self.factory.policies.decide(attributes, self._decided, request)
 
     def _decided(self, action: bytes, request: Request) -> None:
         self.reply(request, reply(action))

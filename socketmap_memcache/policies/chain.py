@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -30,6 +30,10 @@ def well_formed(action: object) -> bool:
     return isinstance(action, bytes) and _ACTION.fullmatch(action) is not None and valid(action)
 
 
+#: Called with an action, and with the token that came with the request for it.
+Decided = Callable[[bytes, Any], object]
+
+
 class _Waiting:
     """A request for which a policy takes its time.
 
@@ -37,13 +41,14 @@ class _Waiting:
     :ivar deadline: in reactor seconds.
     """
 
-    __slots__ = ("deadline", "done", "place", "request")
+    __slots__ = ("deadline", "decided", "place", "request", "token")
 
-    def __init__(self, request: Request, place: int, deadline: float) -> None:
+    def __init__(self, request: Request, place: int, deadline: float, decided: Decided, token: object) -> None:
         self.request = request
         self.place = place
         self.deadline = deadline
-        self.done: Deferred[bytes] = Deferred()
+        self.decided = decided
+        self.token = token
 
 
 class PolicyChain:
@@ -69,13 +74,22 @@ class PolicyChain:
         self._closed = False
         self._log_limits = [LogLimit(reactor) for _ in self.policies]
 
-    def decide(self, request: Request) -> bytes | Deferred[bytes]:
-        """Return the action for a request, at once or as a Deferred. It neither raises nor fails."""
+    def decide(self, request: Request, decided: Decided, token: object) -> None:
+        """Decide on a request.
+
+        :param decided: called once, at once or later, with the action and the token. It must not raise.
+        """
         for place in range(len(self.policies)):
             answer = self._ask(place, request)
-            if answer is not None:
-                return self._wait(place, request, answer) if isinstance(answer, Deferred) else answer
-        return DUNNO
+            if answer is None:
+                continue
+            if isinstance(answer, Deferred):
+                deadline = self._reactor.seconds() + self._timeout
+                self._wait(_Waiting(request, place, deadline, decided, token), answer)
+            else:
+                decided(answer, token)
+            return
+        decided(DUNNO, token)
 
     def close(self) -> None:
         """Close the policies; requests under way still get their actions. Idempotent."""
@@ -125,13 +139,11 @@ class PolicyChain:
 
     # Policies that take their time.
 
-    def _wait(self, place: int, request: Request, answer: Deferred[bytes]) -> Deferred[bytes]:
-        waiting = _Waiting(request, place, self._reactor.seconds() + self._timeout)
+    def _wait(self, waiting: _Waiting, answer: Deferred[bytes]) -> None:
         self._waiting[waiting] = None
         if self._timer is None:
             self._timer = self._reactor.callLater(self._timeout, self._expire)
         self._await(waiting, answer)
-        return waiting.done
 
     def _await(self, waiting: _Waiting, answer: Deferred[bytes]) -> None:
         answer.addCallbacks(self._answered, self._answer_failed, callbackArgs=(waiting,), errbackArgs=(waiting,))
@@ -160,7 +172,7 @@ class PolicyChain:
 
     def _finish(self, waiting: _Waiting, action: bytes) -> None:
         del self._waiting[waiting]
-        waiting.done.callback(action)
+        waiting.decided(action, waiting.token)
         self._stop_timer_at_end()
 
     def _expire(self) -> None:

@@ -22,6 +22,23 @@ def texts(events: Iterable[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events]
 
 
+def decide(chain: PolicyChain) -> bytes | Deferred[bytes]:
+    """Return the action for a request, or a Deferred if it comes later."""
+    actions: list[bytes] = []
+    later: Deferred[bytes] = Deferred()
+
+    def decided(action: bytes, token: list[bytes]) -> None:
+        assert not actions
+        actions.append(action)
+        if token:
+            later.callback(action)
+
+    token: list[bytes] = []
+    chain.decide(REQUEST, decided, token)
+    token.append(b"later")
+    return actions[0] if actions else later
+
+
 class ChainTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
@@ -31,18 +48,17 @@ class ChainTests(SynchronousTestCase):
 
     def decide(self, *answers: Any) -> bytes | Deferred[bytes]:
         """Ask policies of which each gives one answer."""
-        return self.chain(*map(ScriptedPolicy, answers)).decide(REQUEST)
+        return decide(self.chain(*map(ScriptedPolicy, answers)))
 
     def wait_for(self, answer: bytes | Deferred[bytes]) -> bytes:
-        assert isinstance(answer, Deferred)
-        return self.successResultOf(answer)
+        return self.successResultOf(answer) if isinstance(answer, Deferred) else answer
 
 
 class TestAtOnce(ChainTests):
     def test_order(self) -> None:
         """The first that has an opinion decides, at once, and those after it are not asked."""
         policies = [ScriptedPolicy(answer) for answer in (b"DUNNO", b"REJECT a", b"REJECT b")]
-        assert self.chain(*policies).decide(REQUEST) == b"REJECT a"
+        assert decide(self.chain(*policies)) == b"REJECT a"
         assert [policy.asked for policy in policies] == [[REQUEST], [REQUEST], []]
         assert verifyObject(IPolicy, policies[0])
 
@@ -62,7 +78,7 @@ class TestAtOnce(ChainTests):
             def __init__(self) -> None:
                 super().__init__(b"OK")
 
-        assert self.chain(Policy()).decide(REQUEST) == b"OK"
+        assert decide(self.chain(Policy())) == b"OK"
 
     def test_no_timer(self) -> None:
         """Where all answer at once there is no timer."""
@@ -75,7 +91,7 @@ class TestLater(ChainTests):
         """A policy that takes its time is waited for before the next is asked."""
         first, second = Deferred[bytes](), Deferred[bytes]()
         policies = [ScriptedPolicy(answer) for answer in (b"dunno", first, b"DUNNO x", second, b"OK")]
-        answer = self.chain(*policies).decide(REQUEST)
+        answer = decide(self.chain(*policies))
         assert [len(policy.asked) for policy in policies] == [1, 1, 0, 0, 0]
         first.callback(b"Dunno x")
         assert [len(policy.asked) for policy in policies] == [1, 1, 1, 1, 0]
@@ -93,7 +109,7 @@ class TestLater(ChainTests):
         """Requests do not wait for each other."""
         answers = [Deferred[bytes]() for _ in range(3)]
         chain = self.chain(ScriptedPolicy(*answers))
-        decided = [chain.decide(REQUEST) for _ in answers]
+        decided = [decide(chain) for _ in answers]
         answers[1].callback(b"b")
         assert self.wait_for(decided[1]) == b"b"
         answers[0].callback(b"a")
@@ -107,7 +123,7 @@ class TestFailures(ChainTests):
         policy = ScriptedPolicy(answer)
         policy.fail_action = fail_action
         with capturedLogs() as logs:
-            decided = self.chain(policy, ScriptedPolicy(b"OK")).decide(REQUEST)
+            decided = decide(self.chain(policy, ScriptedPolicy(b"OK")))
         (line,) = texts(logs)
         return decided if isinstance(decided, bytes) else self.successResultOf(decided), line
 
@@ -149,10 +165,10 @@ class TestFailures(ChainTests):
         chain = self.chain(ScriptedPolicy(TemporaryError("x")), ScriptedPolicy(TemporaryError("y"), name="other"))
         with capturedLogs() as logs:
             for _ in range(100):
-                chain.decide(REQUEST)
+                decide(chain)
             assert len(logs) == 2
             self.clock.advance(60)
-            chain.decide(REQUEST)
+            decide(chain)
         assert texts(logs)[2:] == [
             f"policy {name}; counted as DUNNO (99 times more since this was last logged)"
             for name in ("scripted: x", "other: y")
@@ -166,7 +182,7 @@ class TestDeadline(ChainTests):
             answer = Deferred[bytes]()
             policy = ScriptedPolicy(answer)
             policy.fail_action = b"DEFER x"
-            decided = cast(Deferred[bytes], self.chain(policy).decide(REQUEST))
+            decided = cast(Deferred[bytes], decide(self.chain(policy)))
             self.clock.advance(9.9)
             self.assertNoResult(decided)
             with capturedLogs() as logs:
@@ -179,7 +195,7 @@ class TestDeadline(ChainTests):
     def test_rest_is_not_asked(self) -> None:
         """Of the policies that there was no time to ask, too, the fail actions hold: they may be there to stop mail."""
         policies = [ScriptedPolicy(answer) for answer in (b"DUNNO", Deferred[bytes](), b"OK", b"OK")]
-        decided = self.chain(*policies[:3]).decide(REQUEST)
+        decided = decide(self.chain(*policies[:3]))
         with capturedLogs() as logs:
             self.clock.advance(10)
         assert self.wait_for(decided) == b"DUNNO"
@@ -188,7 +204,7 @@ class TestDeadline(ChainTests):
             "policy scripted: not asked, as those before it took all the time; counted as DUNNO",
         ]
         policies[3].fail_action = b"DEFER"
-        decided = self.chain(*policies).decide(REQUEST)
+        decided = decide(self.chain(*policies))
         self.clock.advance(10)
         assert self.wait_for(decided) == b"DEFER"
         assert policies[2].asked == policies[3].asked == []
@@ -210,7 +226,7 @@ class TestDeadline(ChainTests):
         chain = self.chain(ScriptedPolicy(*answers))
         decided = []
         for _ in answers:
-            decided.append(cast(Deferred[bytes], chain.decide(REQUEST)))
+            decided.append(cast(Deferred[bytes], decide(chain)))
             self.clock.advance(1)
         assert len(self.clock.getDelayedCalls()) == 1
         answers[0].callback(b"OK")
@@ -228,11 +244,11 @@ class TestDeadline(ChainTests):
     def test_asked_again_at_the_deadline(self) -> None:
         """A client that asks again as soon as it is answered does not put off the deadlines of others."""
         chain = self.chain(ScriptedPolicy(Deferred[bytes](), Deferred[bytes](), Deferred[bytes]()))
-        first = cast(Deferred[bytes], chain.decide(REQUEST))
+        first = cast(Deferred[bytes], decide(chain))
         again = list[Deferred[bytes]]()
-        first.addCallback(lambda _: again.append(cast(Deferred[bytes], chain.decide(REQUEST))))
+        first.addCallback(lambda _: again.append(cast(Deferred[bytes], decide(chain))))
         self.clock.advance(1)
-        second = cast(Deferred[bytes], chain.decide(REQUEST))
+        second = cast(Deferred[bytes], decide(chain))
         self.clock.advance(9)
         assert len(again) == 1
         self.clock.advance(1)
@@ -256,7 +272,7 @@ class TestClose(ChainTests):
         """Requests under way get their actions or reach their deadlines; no timer is left then."""
         answers = [Deferred[bytes](), Deferred[bytes]()]
         chain = self.chain(ScriptedPolicy(*answers))
-        decided = [cast(Deferred[bytes], chain.decide(REQUEST)) for _ in answers]
+        decided = [cast(Deferred[bytes], decide(chain)) for _ in answers]
         chain.close()
         answers[0].callback(b"OK")
         assert self.successResultOf(decided[0]) == b"OK"
@@ -264,7 +280,7 @@ class TestClose(ChainTests):
         assert self.successResultOf(decided[1]) == b"REJECT"
         assert self.clock.getDelayedCalls() == []
         chain = self.chain(ScriptedPolicy(Deferred[bytes]()))
-        late = cast(Deferred[bytes], chain.decide(REQUEST))
+        late = cast(Deferred[bytes], decide(chain))
         chain.close()
         self.clock.advance(10)
         assert self.successResultOf(late) == b"DUNNO"
@@ -274,7 +290,7 @@ class TestClose(ChainTests):
         """The timer of requests that were answered long ago ends with the chain."""
         answer = Deferred[bytes]()
         chain = self.chain(ScriptedPolicy(answer))
-        chain.decide(REQUEST)
+        decide(chain)
         answer.callback(b"OK")
         assert len(self.clock.getDelayedCalls()) == 1
         chain.close()
