@@ -5,7 +5,7 @@ There is one Deferred for it, and where the table needs none for a look-up and t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import PermanentError, TableError
 from socketmap_memcache.policies.greylist.decide import NEW, Decision, decide
-from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, client_key, triplet_key
+from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, triplet_key
 from socketmap_memcache.policies.greylist.log_line import printable
 from socketmap_memcache.policies.greylist.record import (
     Client,
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
     from socketmap_memcache.policies.greylist.policy import GreylistPolicy
 
 FORGOTTEN = b"forgotten by the store"
+
+
+class ClientId(NamedTuple):
+    """A client, and its key in the table."""
+
+    address: ClientAddress
+    key: bytes
 
 
 class Attempt:
@@ -53,7 +60,7 @@ class Attempt:
     )
 
     def __init__(
-        self, policy: GreylistPolicy, request: Request, client: ClientAddress, settings: Settings, delay: int
+        self, policy: GreylistPolicy, request: Request, client: ClientId, settings: Settings, delay: int
     ) -> None:
         """Make an attempt; nothing is asked.
 
@@ -65,7 +72,7 @@ class Attempt:
         self._client = client
         self._settings = settings
         self._delay = delay
-        self._key = triplet_key(client, request[b"sender"], request[b"recipient"], settings)
+        self._key = triplet_key(client.address, request[b"sender"], request[b"recipient"], settings)
         self._triplet: Triplet | None = None
         self._client_record: Client | None = None
         self._waiting = 0
@@ -79,8 +86,7 @@ class Attempt:
         self._policy.begun()
         if self._settings.auto_whitelist_clients:
             self._waiting = 2
-            key = client_key(self._client, self._settings)
-            ask(key, self, key)
+            ask(self._client.key, self, self._client.key)
         else:
             self._waiting = 1
         ask(self._key, self, self._key)
@@ -149,10 +155,10 @@ class Attempt:
             stored = policy.table.update(self._key, format_record(triplet), decision.triplet_ttl)
             stored.addErrback(policy.not_stored)
         if client is not None:
-            key = client_key(self._client, self._settings)
-            policy.table.update(key, format_record(client), decision.client_ttl).addErrback(policy.not_stored)
+            stored = policy.table.update(self._client.key, format_record(client), decision.client_ttl)
+            stored.addErrback(policy.not_stored)
         if decision.whitelisted:
-            name, address = printable(request[b"client_name"][:ATTRIBUTE_LIMIT]), self._client.text.decode()
+            name, address = printable(request[b"client_name"][:ATTRIBUTE_LIMIT]), self._client.address.text.decode()
             policy.log_line(f"whitelisted: {name}[{address}]" if name else f"whitelisted: {address}")
         if decision.delayed is None:
             return policy.let_pass(request, decision.reason)

@@ -8,7 +8,7 @@ from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT
 
 PASS, GREYLIST = b"pass", b"greylist"
 
-_SHOWN = (b"client_name", b"client_address", b"sender", b"recipient")
+_SHOWN = tuple((name, name + b"=") for name in (b"client_name", b"client_address", b"sender", b"recipient"))
 
 
 def decision_line(
@@ -21,13 +21,13 @@ def decision_line(
     :param delay: seconds that the message was delayed, if that is told in a header.
     :param training: whether what is logged was not done.
     """
-    parts = [b"action=%b, reason=%b" % (action, reason)]
+    parts = [b"action=" + action, b"reason=" + reason]
     if delay is not None:
         parts.append(b"delay=%d" % delay)
-    for name in _SHOWN:
+    for name, shown in _SHOWN:
         value = request.get(name)
         if value:
-            parts.append(b"%b=%b" % (name, value[:ATTRIBUTE_LIMIT]))
+            parts.append(shown + value[:ATTRIBUTE_LIMIT])
     if training:
         parts.append(b"training=yes")
     line = b", ".join(parts)

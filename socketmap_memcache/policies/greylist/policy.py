@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -21,11 +22,11 @@ from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, TableError
-from socketmap_memcache.policies.greylist.attempt import Attempt
+from socketmap_memcache.policies.greylist.attempt import Attempt, ClientId
 from socketmap_memcache.policies.greylist.cleaner import Cleaner
 from socketmap_memcache.policies.greylist.decision_log import DecisionLog
 from socketmap_memcache.policies.greylist.deferrals import Deferrals
-from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, parse_client
+from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, client_key, parse_client
 from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
 from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
@@ -40,6 +41,9 @@ NO_STORE = b"no store"
 
 #: Messages of which it is remembered that they have their header already; as many as in postgrey.
 INSTANCES = 10
+
+#: Clients whose keys need not be made again.
+CLIENTS = 10_000
 
 # Fail actions with which mail goes on its way.
 _PASSING = {b"DUNNO", b"INFO", b"OK", b"PERMIT", b"PREPEND", b"RELAY", b"WARN"}
@@ -93,6 +97,7 @@ class GreylistPolicy:
         self._settings = settings
         self._without_awl = attrs.evolve(settings, auto_whitelist_clients=0)
         self._lists = lists
+        self._identify = lru_cache(CLIENTS)(self._identify_client)
         self._exemptions = lists.exemptions()
         self._reactor = reactor
         self._lines = DecisionLog(reactor, self._log)
@@ -112,7 +117,7 @@ class GreylistPolicy:
             if name not in request:
                 self.log_line(f"attribute missing: {name.decode()}")
                 return DUNNO
-        client = parse_client(request[b"client_address"], self._settings)
+        client = self._identify(request[b"client_address"])
         if client is None:
             self.complain("can't parse client_address {address}", address=excerpt(request[b"client_address"]))
             return DUNNO
@@ -135,7 +140,11 @@ class GreylistPolicy:
                 self._cleaner.stop()
             self._let_go()
 
-    def _attempt(self, delay: int | None, request: Request, client: ClientAddress) -> bytes | Deferred[bytes]:
+    def _identify_client(self, address: bytes) -> ClientId | None:
+        client = parse_client(address, self._settings)
+        return None if client is None else ClientId(client, client_key(client, self._settings))
+
+    def _attempt(self, delay: int | None, request: Request, client: ClientId) -> bytes | Deferred[bytes]:
         """Ask the table, unless the recipient wants no greylisting."""
         if delay is None:
             return self.let_pass(request, RECIPIENT_ACCESS)

@@ -8,7 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.asker import Asker
+from socketmap_memcache.tables.interface import IAskedTable, ICursor, ITable
 from socketmap_memcache.tables.read_only import ItemsCursor
 
 
@@ -69,3 +70,12 @@ class HeldTable:
             self.held.append((answer, result))
             return answer
         return fail(result) if isinstance(result, Exception) else succeed(result)
+
+
+@implementer(IAskedTable)
+class AskedTable(HeldTable):
+    """A table that answers look-ups at once, without a Deferred."""
+
+    def lookup_for(self, key: bytes, asker: Asker, token: Any) -> None:
+        self.asked.append(("lookup_for", key))
+        asker.answered(self.entries.get(key), token)

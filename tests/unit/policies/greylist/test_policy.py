@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -22,7 +25,7 @@ from socketmap_memcache.policies.interface import IPolicy, IPolicyType, PolicyCo
 from socketmap_memcache.policies.registry import find_policy_type
 from socketmap_memcache.tables.registry import TableContext
 
-from .tables import HeldTable
+from .tables import AskedTable, HeldTable
 
 NOW = 1_700_000_000
 KEY, CLIENT = b"t/192.0.2.0/alice@example.com/bob@example.org", b"c/192.0.2.1"
@@ -173,6 +176,29 @@ class TestDecisions(PolicyTests):
         assert KEY in self.table.entries
         self.clock.advance(300)
         assert self.lines() == [f"action=pass, reason=triplet found, delay=300, {REST}, training=yes"]
+
+
+class TestTableWithoutDeferreds(PolicyTests):
+    def setUp(self) -> None:
+        super().setUp()
+        self.table = AskedTable()
+        self.open()
+
+    def test_life(self) -> None:
+        """A table that can be asked without a Deferred is; what needs no waiting is answered at once."""
+        assert self.ask() == DEFERRED
+        self.clock.advance(300)
+        assert self.begin() == b"PREPEND X-Greylist: 300 by mx"
+        self.clock.advance(1)
+        assert self.begin() == b"DUNNO"
+        assert ("lookup", KEY) not in self.table.asked
+
+    def test_same_second(self) -> None:
+        """A triplet that passes twice in a second is stored once."""
+        self.table.entries = {KEY: b"%d,%d" % (NOW - 400, NOW - 1)}
+        for _ in range(2):
+            assert self.begin() == b"DUNNO"
+        assert self.table.asked.count(("update", KEY)) == 1
 
 
 class TestHeader(PolicyTests):
@@ -328,12 +354,44 @@ class TestFailures(PolicyTests):
         assert self.successResultOf(answer) == DEFERRED
         assert len(events) == 1
 
+    def test_both_lookups(self) -> None:
+        """When both look-ups fail, that is one failure; when the first does, the other is not waited for."""
+        self.table.holds = ["lookup"]
+        self.table.error = TemporaryError("down")
+        answer = self.begin()
+        assert isinstance(answer, Deferred)
+        with capturedLogs() as events:
+            self.table.release()
+            self.clock.advance(0)
+        assert self.successResultOf(answer) == b"DUNNO"
+        assert texts(events)[1:] == [f"action=pass, reason=no store, {REST}"]
+        for failing in (0, 1):
+            answer = self.begin()
+            assert isinstance(answer, Deferred)
+            held, self.table.held = self.table.held[-2:], []
+            held[failing][0].errback(TemporaryError("down"))
+            assert self.successResultOf(answer) == b"DUNNO"
+            held[1 - failing][0].callback(None)
+        assert self.table.entries == {}
+
     def test_unforeseen(self) -> None:
         """What nobody has foreseen is an error of the policy."""
         self.table.error = RuntimeError("bug")
         answer = self.begin()
         assert isinstance(answer, Deferred)
         self.failureResultOf(answer, RuntimeError)
+
+    def test_unforeseen_error_in_the_decision(self) -> None:
+        """That is so for the decision too, at once or later, and the policy can be closed after it."""
+        self.policy.deferrals.add = Mock(side_effect=RuntimeError("bug"))  # type: ignore[method-assign]
+        for holds in ([], ["lookup"]):
+            self.table.holds = holds
+            answer = self.begin()
+            assert isinstance(answer, Deferred)
+            self.table.release()
+            self.failureResultOf(answer, RuntimeError)
+        self.policy.close()
+        assert self.table.closed
 
 
 class TestForgetfulTable(PolicyTests):
@@ -439,9 +497,12 @@ class TestType(SynchronousTestCase):
 
     def test_table_is_made(self) -> None:
         """The file of the table is made if there is none."""
-        path = self.mktemp()
-        greylist_type.open(self.parameters(table=f"lmdb:{path}"), self.context).close()
-        greylist_type.open(self.parameters(table=f"{{ lmdb:{path}, timeout=1s }}"), self.context).close()
+        with TemporaryDirectory() as directory:
+            for table in (f"lmdb:{directory}/a", f"{{ lmdb:{directory}/b, timeout=1s }}"):
+                parameters = self.parameters(table=table)
+                greylist_type.open(parameters, self.context).close()
+                parameters.finish([])
+            assert sorted(path.name for path in Path(directory).iterdir()) == ["a.lmdb", "b.lmdb"]
 
     def test_errors(self) -> None:
         """All that is wrong is noted; the policy is there to be closed."""
