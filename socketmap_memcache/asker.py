@@ -10,10 +10,10 @@ from twisted.python.failure import Failure
 
 
 class Asker(Structure):
-    """Somebody who asked for a value, and hears of it once: by one of these methods, which must not raise."""
+    """Somebody who asked for something, and hears of it once: by one of these methods, which must not raise."""
 
-    def answered(self, value: bytes | None, token: Any, /) -> object:
-        """Hear the value, or ``None`` where there is none.
+    def answered(self, value: Any, token: Any, /) -> object:
+        """Hear what came of it: the value that was looked up, ``None`` if there is none.
 
         :param token: what the asker gave with the question.
         """
@@ -25,10 +25,10 @@ class Asker(Structure):
 class _Firing:
     """Fires the Deferred that was given as token."""
 
-    def answered(self, value: bytes | None, token: Deferred[bytes | None]) -> None:
+    def answered(self, value: Any, token: Deferred[Any]) -> None:
         token.callback(value)
 
-    def failed(self, failure: Failure, token: Deferred[bytes | None]) -> None:
+    def failed(self, failure: Failure, token: Deferred[Any]) -> None:
         token.errback(failure)
 
 
@@ -36,6 +36,6 @@ class _Firing:
 FIRING = _Firing()
 
 
-def tell(answer: Deferred[bytes | None], asker: Asker, token: Any) -> None:
+def tell(answer: Deferred[Any], asker: Asker, token: Any) -> None:
     """Tell an asker what a Deferred fires with."""
     answer.addCallbacks(asker.answered, asker.failed, callbackArgs=(token,), errbackArgs=(token,))

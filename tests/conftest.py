@@ -14,3 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--differential-seed", type=int, default=SystemRandom().randrange(10**9), help="what the cases are made of"
     )
+    group.addoption("--greylist-cases", type=int, default=20_000, help="requests to compare with postgrey's answers")
+    group.addoption(
+        "--greylist-seed", type=int, default=SystemRandom().randrange(10**9), help="what the requests are made of"
+    )

@@ -23,7 +23,7 @@ from socketmap_memcache.commands.map_changes import Delete, Duplicates, Update
 from socketmap_memcache.commands.map_console import Console, FatalError, printable
 from socketmap_memcache.commands.map_query import Query, Walk
 from socketmap_memcache.commands.map_streams import Sink, Source
-from socketmap_memcache.commands.map_tables import Tables
+from socketmap_memcache.commands.map_tables import DEFAULT_SOCKETS, Tables, proxy_sockets
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.registry import TableContext
 
@@ -42,10 +42,14 @@ _HELP = f"""\
 {USAGE}
 postmap(1) for the tables of this service. The exit status is 0 where a key was found, deleted, or all was stored.
 
+  -c DIR  the configuration of a Postfix whose proxymap is to be asked for proxy: tables
   -f  keys are not folded to lower case
   -r  replace existing entries, without a warning
   -v  verbose: log to standard error; twice for more
   -w  keep existing entries, without a warning
+
+Without -r it is asked first which keys exist, and the others are stored then: an entry that another process stores in
+between is replaced.
 """
 
 _LEVELS = [LogLevel.warn, LogLevel.info, LogLevel.debug]
@@ -57,6 +61,7 @@ class Options:
 
     :ivar operation: the letter of the option: q, d, s or i.
     :ivar key: of -q or -d.
+    :ivar config_directory: of the Postfix whose proxymap is used; empty for the usual sockets.
     """
 
     operation: str
@@ -65,6 +70,7 @@ class Options:
     fold_keys: bool
     duplicates: Duplicates
     verbose: int
+    config_directory: str = ""
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -73,7 +79,7 @@ def parse(arguments: Sequence[str]) -> Options:
     :raises FatalError: it is wrong.
     """
     operations: list[tuple[str, bytes]] = []
-    fold_keys, duplicates, verbose = True, Duplicates.WARN, 0
+    fold_keys, duplicates, verbose, config_directory = True, Duplicates.WARN, 0, ""
     try:
         found, tables = getopt.getopt(list(arguments), "bc:d:fFhijmnNopq:rsuUvw")
     except getopt.GetoptError as error:
@@ -82,6 +88,8 @@ def parse(arguments: Sequence[str]) -> Options:
         letter = option[1]
         if letter in "dqsi":
             operations.append((letter, os.fsencode(value)))
+        elif letter == "c":
+            config_directory = value
         elif letter == "f":
             fold_keys = False
         elif letter == "r":
@@ -101,7 +109,7 @@ def parse(arguments: Sequence[str]) -> Options:
     operation, key = operations[0]
     if operation in "si" and len(tables) > 1:
         raise FatalError(f"specify only one table with -{operation}")
-    return Options(operation, key, tables, fold_keys, duplicates, verbose)
+    return Options(operation, key, tables, fold_keys, duplicates, verbose, config_directory)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -116,6 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(NAME, sys.stderr)
     try:
         options = parse(arguments)
+        sockets = proxy_sockets(options.config_directory)
     except FatalError as error:
         console.fatal(str(error))
         return 1
@@ -124,7 +133,7 @@ def main(arguments: Sequence[str]) -> int:
     observer = LogPrinter(console, options.verbose)
     globalLogPublisher.addObserver(observer)
     try:
-        return Run(options, console, reactor).run()
+        return Run(options, console, reactor, sockets).run()
     finally:
         globalLogPublisher.removeObserver(observer)
 
@@ -153,13 +162,18 @@ class LogPrinter:
 class Run:
     """One operation, with a reactor around it."""
 
-    def __init__(self, options: Options, console: Console, reactor: Any) -> None:
-        """Prepare; nothing is opened."""
+    def __init__(
+        self, options: Options, console: Console, reactor: Any, sockets: tuple[str, str] = DEFAULT_SOCKETS
+    ) -> None:
+        """Prepare; nothing is opened.
+
+        :param sockets: of proxymap and proxywrite.
+        """
         self._options = options
         self._console = console
         self._reactor = reactor
         self._source = Source(STDIN, reactor)
-        context = TableContext(ClientPool(reactor), fold_keys=options.fold_keys)
+        context = TableContext(ClientPool(reactor), [], *sockets, fold_keys=options.fold_keys)
         self._tables = Tables(options.tables, context, console, create=options.operation == "i")
         self._status = 1
         self._signal = 0

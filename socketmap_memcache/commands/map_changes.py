@@ -19,7 +19,7 @@ from socketmap_memcache.errors import Problem
 from socketmap_memcache.tables.folding import fold, valid
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.lookup_all import gather, lookup_all
-from socketmap_memcache.tables.read_only import ReadOnlyTable
+from socketmap_memcache.tables.read_only import refusal_of
 
 # What comes before the last of these belongs to lines that are complete: none of the next lines can continue them.
 _NEW_LINE = re.compile(rb"\n(?=[^\s#])")
@@ -105,8 +105,9 @@ class Update:
         :raises FatalError: the table failed; what came before in the input, up to some hundred lines, is stored.
         """
         table = self._tables.open(0)
-        if isinstance(table, ReadOnlyTable):
-            raise FatalError(str(table.refusal("update")))
+        refusal = refusal_of(table, "update")
+        if refusal is not None:
+            raise FatalError(str(refusal))
         entries = Entries(source, self._console)
         while not entries.ended:
             for batch in different_keys((yield entries.next())):

@@ -14,7 +14,7 @@ from socketmap_memcache.commands.map_streams import BLOCK_SIZE, Lines, Sink, Sou
 from socketmap_memcache.commands.map_tables import WINDOW, Tables
 from socketmap_memcache.errors import TableError
 from socketmap_memcache.tables.folding import valid
-from socketmap_memcache.tables.interface import ReadOnlyError
+from socketmap_memcache.tables.interface import NoBackupError, ReadOnlyError
 from socketmap_memcache.tables.lookup_all import Answer, gather, lookup_all
 
 #: How many batches of keys are asked for while answers to another are printed.
@@ -173,10 +173,14 @@ class Query:
 
 def _format_plain(answers: _Answers, lines: list[bytes]) -> bool:
     """Add the lines if nothing about them is special, which is quickly seen of all at once."""
-    if not b"".join(answers.keys).isascii() or Failure in set(map(type, answers.values)):
+    kinds = set(map(type, answers.values))
+    if Failure in kinds or not b"".join(answers.keys).isascii():
         return False
-    pairs = zip(answers.keys, answers.values, strict=True)
-    found = b"".join([b"%b\t%b\n" % (key, value) for key, value in pairs if isinstance(value, bytes)])
+    pairs: Any = zip(answers.keys, answers.values, strict=True)
+    if None.__class__ in kinds:
+        pairs = [pair for pair in pairs if pair[1] is not None]
+    found = b"\n".join(map(b"\t".join, pairs))
+    found += b"\n" if found else b""
     plain = found.isascii() and b"\0" not in found and b"\t\n" not in found
     if plain and found:
         lines.append(found)
@@ -216,6 +220,8 @@ class Walk:
                 if size >= BLOCK_SIZE:
                     yield self._write(lines)
                     lines, size = [], 0
+        except NoBackupError as error:
+            self._console.warn(str(error))  # and that is all, as with Postfix
         except TableError:
             yield self._write(lines)
             raise failed(Failure(), name, "sequence") from None

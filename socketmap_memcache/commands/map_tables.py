@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from socketmap_memcache.commands.map_console import Console, FatalError
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.tables.registry import PROXYMAP_SOCKET, PROXYWRITE_SOCKET, TableContext
 
 #: Operations that are under way at the same time, at most.
 WINDOW = 1000
+
+
+#: Where proxymap and proxywrite of the usual Postfix are.
+DEFAULT_SOCKETS = (PROXYMAP_SOCKET, PROXYWRITE_SOCKET)
+
+
+def proxy_sockets(config_directory: str) -> tuple[str, str]:
+    """Ask Postfix where an instance has its proxymap and proxywrite.
+
+    :param config_directory: the instance's; empty for the usual sockets.
+    :raises FatalError: Postfix does not say.
+    """
+    if not config_directory:
+        return DEFAULT_SOCKETS
+    command = ["postconf", "-c", config_directory, "-xh", "queue_directory"]
+    try:
+        ran = subprocess.run(command, capture_output=True, check=True, text=True)  # noqa: S603
+    except OSError as error:
+        raise FatalError(f"option -c needs Postfix's postconf: {error.strerror}") from error
+    except subprocess.CalledProcessError as error:
+        raise FatalError(error.stderr) from error
+    queue = ran.stdout.rstrip("\n")
+    return f"{queue}/private/proxymap", f"{queue}/private/proxywrite"
 
 
 class Tables:

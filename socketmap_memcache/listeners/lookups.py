@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 from typing import Protocol as Structure
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
 from socketmap_memcache.listeners.stream import Request, RequestReader, StreamConnection, StreamFactory
-from socketmap_memcache.tables.interface import IAskedTable, ITable
+from socketmap_memcache.tables.asked import LookupFor, lookup_for
+from socketmap_memcache.tables.interface import ITable
 
 
 class Replies(Structure):
@@ -33,25 +32,6 @@ class Replies(Structure):
 
     def permanent_error(self, reason: str, /) -> bytes:
         """Encode a failure that an administrator must mend."""
-
-
-class LookupFor(Structure):
-    """:meth:`IAskedTable.lookup_for`, also of a table that has no such method of its own."""
-
-    def __call__(self, key: bytes, asker: Asker, token: Any, /) -> None:
-        """Look up a key; may raise where the table does."""
-
-
-def lookup_for(table: ITable) -> LookupFor:
-    """Give the way to ask a table that takes the least time."""
-    if IAskedTable.providedBy(table):
-        prompt: LookupFor = table.lookup_for
-        return prompt
-
-    def lookup(key: bytes, asker: Asker, token: Any) -> None:
-        tell(table.lookup(key), asker, token)
-
-    return lookup
 
 
 class LookupConnection(StreamConnection):

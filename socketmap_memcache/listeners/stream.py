@@ -142,6 +142,8 @@ class StreamConnection(Protocol):
         """Forget the client. Postfix closes connections as it likes, so this is no news."""
         self._requests.clear()
         self._closing = True
+        # Else what it holds would stay until the garbage collector comes: this object and its writer are a cycle.
+        del self._reader
         self.factory.forget(self)
 
     # Reading, and its pauses.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -32,9 +32,6 @@ PATIENCE = 90.0
 
 #: Seconds between log lines about failed tries, so that a broken server does not fill the disk.
 LOG_INTERVAL = 60.0
-
-
-_AnyCommand = TypeVar("_AnyCommand", bound=Command)
 
 
 class Connect(Structure):
@@ -119,17 +116,27 @@ class MemcacheClient:
 
     def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
         """Ask for several values; see :class:`IBatchCache`."""
-        return self._begin(GetMany(keys, limits)).done
+        answer: Deferred[dict[bytes, bytes | None]] = Deferred()
+        self._begin(GetMany(keys, limits, FIRING, answer))
+        return answer
 
-    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
+    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
+        """Store a value; see :class:`ICache`."""
+        answer: Deferred[bool] = Deferred()
+        self.set_for(key, value, flags, ttl, limits, FIRING, answer)
+        return answer
+
+    def set_for(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
         """Store a value; see :class:`ICache`."""
         self._gets.pop(key, None)  # what it is about to say is out of date
-        return self._begin(Set(key, value, flags, ttl, limits)).done
+        self._begin(Set(key, value, flags, ttl, limits, asker, token))
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; see :class:`ICache`."""
         self._gets.pop(key, None)
-        return self._begin(Delete(key, limits)).done
+        answer: Deferred[bool] = Deferred()
+        self._begin(Delete(key, limits, FIRING, answer))
+        return answer
 
     def close(self) -> None:
         """Let go of the server as soon as nothing is under way; see :class:`ICache`."""
@@ -144,10 +151,9 @@ class MemcacheClient:
 
     # A command's tries.
 
-    def _begin(self, command: _AnyCommand) -> _AnyCommand:
+    def _begin(self, command: Command) -> None:
         command.started = self._reactor.seconds()
         self._try(command, command.started)
-        return command
 
     def _try(self, command: Command, now: float) -> None:
         deadline, last = now + command.limits.timeout, command.started + PATIENCE

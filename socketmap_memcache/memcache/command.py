@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from socketmap_memcache.asker import FIRING, Asker
+from socketmap_memcache.asker import FIRING, Asker, tell
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols import memcache
@@ -31,12 +31,19 @@ class Command:
     :ivar deadline: when the present try is over, in reactor seconds.
     """
 
-    __slots__ = ("deadline", "key", "limits", "started", "tries", "wire")
+    __slots__ = ("asker", "deadline", "key", "limits", "started", "token", "tries", "wire")
 
-    def __init__(self, key: bytes, wire: bytes, limits: Limits) -> None:
+    def __init__(self, key: bytes, wire: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        """Make a command.
+
+        :param asker: hears of the result.
+        :param token: is for the asker.
+        """
         self.key = key
         self.wire = wire
         self.limits = limits
+        self.asker = asker
+        self.token = token
         self.tries = 0
         self.started = 0.0
         self.deadline = 0.0
@@ -65,21 +72,24 @@ class Command:
 
     def succeed(self, result: Any) -> None:
         """Hand over the result."""
-        raise NotImplementedError
+        self.asker.answered(result, self.token)
 
     def fail(self, error: TemporaryError) -> None:
         """Hand over the failure: no try is left."""
-        raise NotImplementedError
+        self.asker.failed(Failure(error), self.token)
 
     def settled(self) -> Deferred[None]:
-        """Give a Deferred that fires when the command has succeeded or failed."""
-        raise NotImplementedError
+        """Give a Deferred that fires when the result or the failure has been handed over."""
+        answer: Deferred[Any] = Deferred()
+        tell(answer, self.asker, self.token)
+        self.asker, self.token = FIRING, answer
+        return answer.addBoth(_nothing)
 
 
 class Get(Command):
     """``get``: the value, or ``None``. All who want the same at the same time share one."""
 
-    __slots__ = ("_asker", "_others", "_token", "_under_way")
+    __slots__ = ("_others", "_under_way")
 
     def __init__(self, key: bytes, limits: Limits, under_way: dict[bytes, Get], asker: Asker, token: Any) -> None:
         """Make a command that may be shared until it has its result.
@@ -91,8 +101,8 @@ class Get(Command):
         self.wire = b"get %b\r\n" % key
         self.limits = limits
         self.tries = 0
-        self._asker = asker
-        self._token = token
+        self.asker = asker
+        self.token = token
         self._others: list[tuple[Asker, Any]] | None = None
         self._under_way = under_way
         under_way[key] = self
@@ -113,7 +123,7 @@ class Get(Command):
     def succeed(self, result: Any) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
-        self._asker.answered(result, self._token)
+        self.asker.answered(result, self.token)
         if self._others is not None:
             for asker, token in self._others:
                 asker.answered(result, token)
@@ -121,13 +131,8 @@ class Get(Command):
     def fail(self, error: TemporaryError) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
-        for asker, token in [(self._asker, self._token), *(self._others or ())]:
+        for asker, token in [(self.asker, self.token), *(self._others or ())]:
             asker.failed(Failure(error), token)
-
-    def settled(self) -> Deferred[None]:
-        value: Deferred[bytes | None] = Deferred()
-        self.share(FIRING, value)
-        return value.addBoth(_nothing)
 
     def result(self, reply: Reply) -> bytes | None:
         status, key, value, too_long = reply
@@ -140,42 +145,13 @@ class Get(Command):
         raise _unexpected(reply)
 
 
-class DeferredCommand(Command):
-    """A command whose result comes by a Deferred.
-
-    :ivar done: fires with the command's result, or fails when its last try has failed.
-    """
-
-    __slots__ = ("done",)
-
-    def __init__(self, key: bytes, wire: bytes, limits: Limits) -> None:
-        super().__init__(key, wire, limits)
-        self.done: Deferred[Any] = Deferred()
-
-    def succeed(self, result: Any) -> None:
-        self.done.callback(result)
-
-    def fail(self, error: TemporaryError) -> None:
-        self.done.errback(error)
-
-    def settled(self) -> Deferred[None]:
-        settled: Deferred[None] = Deferred()
-
-        def settle(result: Any) -> Any:
-            settled.callback(None)
-            return result
-
-        self.done.addBoth(settle)
-        return settled
-
-
-class GetMany(DeferredCommand):
+class GetMany(Command):
     """One ``get`` for several keys: a dictionary of those that exist, where ``None`` is a value that is too long."""
 
     __slots__ = ("keys", "values")
 
-    def __init__(self, keys: Collection[bytes], limits: Limits) -> None:
-        super().__init__(b"", memcache.get_many(keys), limits)
+    def __init__(self, keys: Collection[bytes], limits: Limits, asker: Asker, token: Any) -> None:
+        super().__init__(b"", memcache.get_many(keys), limits, asker, token)
         self.keys = frozenset(keys)
         self.values: dict[bytes, bytes | None] = {}
 
@@ -190,30 +166,33 @@ class GetMany(DeferredCommand):
         return self.values
 
 
-class Set(DeferredCommand):
-    """``set``: nothing."""
+class Set(Command):
+    """``set``: ``True``."""
 
     __slots__ = ()
 
-    def __init__(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> None:
-        super().__init__(key, memcache.set_(key, value, flags, ttl), limits)
+    def __init__(
+        self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any
+    ) -> None:
+        super().__init__(key, memcache.set_(key, value, flags, ttl), limits, asker, token)
 
     def take(self, reader: ReplyReader) -> object:
-        return None if reader.next_is(b"STORED\r\n", self.limits.line_size_limit) else super().take(reader)
+        return reader.next_is(b"STORED\r\n", self.limits.line_size_limit) or super().take(reader)
 
-    def result(self, reply: Reply) -> None:
+    def result(self, reply: Reply) -> bool:
         if reply.status != b"STORED":
             # A memcached that did not like the first line may take the data for a second command.
             raise MemcacheError(str(_unexpected(reply)))
+        return True
 
 
-class Delete(DeferredCommand):
+class Delete(Command):
     """``delete``: whether the key was there."""
 
     __slots__ = ()
 
-    def __init__(self, key: bytes, limits: Limits) -> None:
-        super().__init__(key, memcache.delete(key), limits)
+    def __init__(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
+        super().__init__(key, memcache.delete(key), limits, asker, token)
 
     def result(self, reply: Reply) -> bool:
         if reply.status not in {b"DELETED", b"NOT_FOUND"}:

@@ -45,11 +45,14 @@ class ICache(Interface):
     def get_for(key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         """Tell the asker what :meth:`get` would fire with."""
 
-    def set(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
-        """Store a value.
+    def set(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
+        """Store a value; fires with ``True``.
 
         :param ttl: as memcached takes it: seconds, 0 for ever, above 30 days a UNIX time, negative already over.
         """
+
+    def set_for(key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
+        """Tell the asker what :meth:`set` would fire with."""
 
     def delete(key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; fires with whether it was there."""

@@ -64,8 +64,17 @@ class MemoryCache:
         """Give all keys, the one used longest ago first; some may be over their ttl."""
         return list(self._entries)
 
-    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
+    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
         """Store at once; see :class:`ICache`. What is too large for the whole cache is not stored."""
+        self._put(key, value, ttl)
+        return succeed(True)
+
+    def set_for(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
+        """Store at once; see :class:`ICache`."""
+        self._put(key, value, ttl)
+        asker.answered(True, token)
+
+    def _put(self, key: bytes, value: bytes, ttl: int) -> None:
         self._remove(key)
         now = self._reactor.seconds()
         end = float("inf") if ttl == 0 else float(ttl) if ttl > MONTH else now + ttl
@@ -75,7 +84,6 @@ class MemoryCache:
             self._size += size
             while self._size > self._size_limit:
                 self._remove(next(iter(self._entries)))
-        return succeed(None)
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete at once; see :class:`ICache`."""

@@ -20,20 +20,33 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from heapq import nsmallest
 from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from zope.interface import implementer
+from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
 from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, without_nul
 from socketmap_memcache.tables.interface import ICursor
+from socketmap_memcache.tables.lookup_all import gather
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Kind, Operation, StoreTable
+from socketmap_memcache.tables.store import (
+    READ_AHEAD,
+    Entry,
+    Halfway,
+    Kind,
+    Operation,
+    ReadAhead,
+    StoreCursor,
+    StoreTable,
+)
 
 #: The keys of a hash: table that a walk holds in memory, at most.
 KEYS_AT_ONCE = 100_000
@@ -41,27 +54,29 @@ KEYS_AT_ONCE = 100_000
 _READERS, _WRITERS = fcntl.LOCK_SH, fcntl.LOCK_EX
 
 
-def open_hash(name: str, context: TableContext) -> StoreTable:
+def open_hash(name: str, context: TableContext, create: bool = False) -> StoreTable:
     """Open ``hash:NAME``, which is the file NAME.db.
 
-    :raises ConfigurationError: there is no such file (none is made), it is not a Berkeley DB hash, or the package
-        ``berkeleydb`` is not installed.
+    :param create: whether to make the file if it does not exist: for a table that belongs to this service.
+    :raises ConfigurationError: there is no such file, it is not a Berkeley DB hash, or the package ``berkeleydb`` is
+        not installed.
     """
-    return HashTable(f"hash:{name}", _store("hash", name, context), context.reactor, context.fold_keys, context.timeout)
+    store = _store("hash", name, context, create)
+    return HashTable(f"hash:{name}", store, context.reactor, context.fold_keys, context.timeout)
 
 
-def open_btree(name: str, context: TableContext) -> StoreTable:
+def open_btree(name: str, context: TableContext, create: bool = False) -> StoreTable:
     """Open ``btree:NAME``, which is the file NAME.db.
 
-    :raises ConfigurationError: there is no such file (none is made), it is not a Berkeley DB btree, or the package
-        ``berkeleydb`` is not installed.
+    :param create: whether to make the file if it does not exist: for a table that belongs to this service.
+    :raises ConfigurationError: there is no such file, it is not a Berkeley DB btree, or the package ``berkeleydb`` is
+        not installed.
     """
-    return StoreTable(
-        f"btree:{name}", _store("btree", name, context), context.reactor, context.fold_keys, context.timeout
-    )
+    store = _store("btree", name, context, create)
+    return StoreTable(f"btree:{name}", store, context.reactor, context.fold_keys, context.timeout)
 
 
-def _store(kind: str, name: str, context: TableContext) -> BerkeleyStore:
+def _store(kind: str, name: str, context: TableContext, create: bool) -> BerkeleyStore:
     if not name:
         raise ConfigurationError([Problem(f"{kind}: needs the path of a file")])
     path = f"{name}.db"
@@ -75,6 +90,8 @@ def _store(kind: str, name: str, context: TableContext) -> BerkeleyStore:
         raise ConfigurationError([Problem(text, path)]) from error
     store = BerkeleyStore(kind, name, library)
     try:
+        if create:
+            store.create()
         store.check()
     except BlockingIOError:
         text = "is being written and was not checked; look-ups will wait for it"
@@ -112,6 +129,22 @@ class BerkeleyStore:
             Kind.AFTER: self._after,
             Kind.KEYS: self._keys,
         }
+
+    def create(self) -> None:
+        """Make a file with nothing in it, unless there is one, with mode 0640: all at once, and in nobody's place.
+
+        :raises OSError: it cannot be made.
+        """
+        path = Path(self._path)
+        if path.exists():
+            return
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:
+            new = Path(directory) / "new"
+            database = self._db.DB()
+            database.open(os.fspath(new), dbtype=self._type, flags=self._db.DB_CREATE, mode=0o640)
+            database.close()
+            with suppress(FileExistsError):  # another process of the service was faster
+                os.link(new, path)
 
     def check(self) -> None:
         """Open the file once.
@@ -189,14 +222,18 @@ class BerkeleyStore:
             deleted = True
         return deleted
 
-    def _after(self, database: Any, operation: Operation) -> tuple[bytes, bytes] | None:
+    def _after(self, database: Any, operation: Operation) -> list[Entry]:
+        found = ReadAhead()
         cursor = database.cursor()
         try:
             # Of two forms of the same key the one without NUL comes first, and both are passed over.
             entry = cursor.set_range(operation.key + b"\0") if operation.key else cursor.first()
-            while entry is not None and without_nul(entry[0]) in {operation.key, b""}:
+            while entry is not None and found.has_room:
+                key = without_nul(entry[0])
+                if key not in {operation.key, b""}:
+                    found.add(key, without_nul(entry[1]))
                 entry = cursor.next()
-            return None if entry is None else (without_nul(entry[0]), without_nul(entry[1]))
+            return found.entries
         finally:
             cursor.close()
 
@@ -236,36 +273,43 @@ class HashTable(StoreTable):
 
     def cursor(self) -> ICursor:
         """See :class:`~socketmap_memcache.tables.interface.ITable`; the keys come in their own order."""
-        return HashCursor(self)
+        return HashCursor(self, self._reactor.seconds)
 
 
-@implementer(ICursor)
-class HashCursor:
+class HashCursor(StoreCursor):
     """Walks through a hash, whose order changes with each update, by the order of the keys.
 
-    It takes some keys, the least that it has not had, and asks for the value of each when its turn comes.
+    It takes some keys, the least that it has not had, and asks for the values of a few when their turn comes.
     """
 
-    def __init__(self, table: StoreTable) -> None:
+    def __init__(self, table: StoreTable, seconds: Callable[[], float]) -> None:
         """Begin before the first entry."""
-        self._table = table
+        super().__init__(table, seconds)
         self._keys: deque[bytes] = deque()
-        self._last = b""
         self._ended = False
 
-    def next(self) -> Deferred[tuple[bytes, bytes] | None]:
-        """See :class:`ICursor`."""
+    def read(self, key: bytes) -> Deferred[Any]:
+        """See :class:`StoreCursor`."""
+        while self._keys and self._keys[0] <= key:
+            self._keys.popleft()
         if self._keys:
-            self._last = self._keys.popleft()
-            return self._table.submit(Kind.LOOKUP, self._last).addCallback(self._entry, self._last)
+            keys = list(islice(self._keys, READ_AHEAD))
+            asked = gather(self._table.submit(Kind.LOOKUP, each) for each in keys)
+            return asked.addCallback(self._entries, keys)
         if self._ended:
-            return succeed(None)
-        return self._table.submit(Kind.KEYS, self._last).addCallback(self._take)
+            return succeed([])
+        return self._table.submit(Kind.KEYS, key).addCallback(self._more, key)
 
-    def _entry(self, value: bytes | None, key: bytes) -> Any:
-        return self.next() if value is None else (key, value)
-
-    def _take(self, keys: list[bytes]) -> Any:
+    def _more(self, keys: list[bytes], after: bytes) -> Deferred[Any]:
         self._keys.extend(keys)
         self._ended = not keys
-        return self.next()
+        return self.read(after)
+
+    def _entries(self, values: list[bytes | Failure | None], keys: list[bytes]) -> Any:
+        found = []
+        for key, value in zip(keys, values, strict=True):
+            if isinstance(value, Failure):
+                return value
+            if value is not None:
+                found.append((key, value))
+        return found or Halfway(keys[-1])

@@ -19,7 +19,8 @@ class ICursor(Interface):
 
     Updates and deletes during the walk, also of the entry that came last, do it no harm: every entry that is there all
     the time comes once, one that is added or deleted meanwhile may come or not. (Postfix's cache clean-up deletes an
-    entry after it has asked for the next.)
+    entry after it has asked for the next.) A value may be that of a second ago, but not one from before an update or
+    delete by the same table that came between the two ``next``.
     """
 
     def next() -> Deferred[tuple[bytes, bytes] | None]:
@@ -80,6 +81,9 @@ class IAskedTable(ITable):
     def lookup_for(key: bytes, asker: Asker, token: Any) -> None:
         """Tell the asker, now or later, what :meth:`lookup` would fire with. It never raises."""
 
+    def update_for(key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
+        """Tell the asker, now or later, what :meth:`update` would fire with. It never raises."""
+
 
 class IBatchTable(ITable):
     """A table that looks up several keys with less effort than one after the other."""
@@ -90,6 +94,13 @@ class IBatchTable(ITable):
         :return: fires with the place of that key in ``keys`` and its value, or with ``None`` when none exists; fails
             when the look-up of a key before that one fails.
         """
+
+
+class IRefusing(Interface):
+    """A table that can say, before anything is changed, that it is not to be changed."""
+
+    def refusal(operation: str) -> ReadOnlyError | None:
+        """Give the error that this operation, ``update``, ``delete`` or ``sequence``, is sure to fail with."""
 
 
 class IBulkTable(ITable):
@@ -104,6 +115,10 @@ class IBulkTable(ITable):
 
 class ReadOnlyError(PermanentError):
     """The type of the table does not support the operation."""
+
+
+class NoBackupError(PermanentError):
+    """A cache cannot be walked through, and there is no backup whose entries could come in place of its own."""
 
 
 class RefusedError(PermanentError):

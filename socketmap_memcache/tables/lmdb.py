@@ -30,13 +30,13 @@ from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, without_
 from socketmap_memcache.tables.interface import RefusedError
 from socketmap_memcache.tables.lmdb_file import ReplacedError, Transaction, acquire, release
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Kind, Operation, StoreTable
+from socketmap_memcache.tables.store import Entry, Halfway, Kind, Operation, ReadAhead, StoreTable
 
 #: Bytes of a key, its NUL included: LMDB's limit.
 KEY_LIMIT = 511
 
-#: Entries whose time is over that a walk deletes at once, at most.
-PURGE_LIMIT = 50_000
+#: Entries whose time is over that a walk passes over, and deletes, at once, at most: others wait for that.
+PURGE_LIMIT = 100
 
 _LONGEST_TTL = 1000 * 365 * 24 * 60 * 60
 _END = re.compile(rb"\0expires=(\d+\.\d+)\0", re.ASCII)
@@ -113,8 +113,7 @@ class LmdbStore:
                 read = iter(self._transact(others, write=False) if others else [])
                 results = [error if change else next(read) for change in changes]
         walked = any(
-            result is None and operation.kind is Kind.AFTER
-            for operation, result in zip(operations, results, strict=True)
+            result == [] and operation.kind is Kind.AFTER for operation, result in zip(operations, results, strict=True)
         )
         if self._ended and (walked or len(self._ended) >= PURGE_LIMIT):
             self._purge()
@@ -176,19 +175,25 @@ class LmdbStore:
             transaction.delete(key)
         return existed
 
-    def _after(self, transaction: Transaction, operation: Operation) -> tuple[bytes, bytes] | None:
+    def _after(self, transaction: Transaction, operation: Operation) -> list[Entry] | Halfway:
         now = self._clock()
+        found = ReadAhead()
+        passed = 0
         with transaction.cursor() as cursor:
             # Beyond all forms of the last key; no key of Postfix's has a byte below 1.
             more = cursor.set_range(operation.key + b"\x01")
-            while more:
+            while more and found.has_room:
                 key, stored = cursor.item()
-                if not has_ended(stored, now):
-                    return without_nul(key), without_nul(stored)
-                if len(self._ended) < PURGE_LIMIT:
-                    self._ended.append(key)
+                if has_ended(stored, now):
+                    if len(self._ended) < PURGE_LIMIT:
+                        self._ended.append(key)
+                    passed += 1
+                    if passed >= PURGE_LIMIT:
+                        return found.entries or Halfway(without_nul(key))
+                else:
+                    found.add(without_nul(key), without_nul(stored))
                 more = cursor.next()
-        return None
+        return found.entries
 
     def _purge(self) -> None:
         """Delete what has ended; if that cannot be done, another walk will."""

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.asker import FIRING, Asker, tell
-from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
+from socketmap_memcache.errors import TableError, TemporaryError
 from socketmap_memcache.memcache.interface import IBatchCache, ICache, Limits
 from socketmap_memcache.memcache.memory import MONTH
 from socketmap_memcache.memcache.pool import ClientPool
@@ -24,7 +24,10 @@ from socketmap_memcache.tables.interface import (
     IBatchTable,
     IBulkTable,
     ICursor,
+    IRefusing,
     ITable,
+    NoBackupError,
+    ReadOnlyError,
     check_ttl,
     check_value,
     writable_key,
@@ -33,7 +36,7 @@ from socketmap_memcache.tables.key_format import KeyFormat
 from socketmap_memcache.tables.lookup_all import Answer, gather
 from socketmap_memcache.tables.lookup_first import first_of
 from socketmap_memcache.tables.match_list import MatchList
-from socketmap_memcache.tables.read_only import ReadOnlyTable, RefusingCursor
+from socketmap_memcache.tables.read_only import RefusingCursor, refusal_of
 from socketmap_memcache.tables.single_flight import SingleFlight, Waiters
 
 #: Keys in one command to memcached, at most, where many are looked up at once.
@@ -61,7 +64,7 @@ class Settings:
     limits: Limits
 
 
-@implementer(IAskedTable, IBatchTable, IBulkTable)
+@implementer(IAskedTable, IBatchTable, IBulkTable, IRefusing)
 class MemcacheTable:
     """Asks the cache first; on a miss or a failure there, the backup, whose answer then counts, and refills the cache.
 
@@ -247,18 +250,29 @@ class MemcacheTable:
         :return: fires with ``False`` for a key that look-ups skip, after a warning in the log; and where there is no
             backup, for a value above ``data_size_limit`` or a key that is too long for memcached.
         """
+        answer: Deferred[bool] = Deferred()
+        self.update_for(key, value, ttl, FIRING, answer)
+        return answer
+
+    def update_for(self, key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
+        """Store a value; see :class:`IAskedTable`."""
         try:
-            folded = writable_key(self.name, key, self._settings.fold_keys)
+            folded = writable_key(self.name, key, self._fold_keys)
             check_value(self.name, value)
             check_ttl(self.name, ttl)
         except TableError:
-            return fail()
-        if self._backup is None and self._domain is None:  # nothing to keep in step with
-            cache_key = self._cache_key(folded)
-            if cache_key is None:
-                return self._skip("update", folded)
-            return self._set(cache_key, value, self._cache_ttl(ttl), self._limits)
-        return self._change("update", folded, lambda cache_key: self._update(folded, cache_key, value, ttl))
+            asker.failed(Failure(), token)
+            return
+        if self._backup is not None or self._domain is not None:
+            changed = self._change("update", folded, lambda cache_key: self._update(folded, cache_key, value, ttl))
+            tell(changed, asker, token)
+            return
+        # There is nothing to keep in step with.
+        cache_key = self._cache_key(folded)
+        if cache_key is None:
+            tell(self._skip("update", folded), asker, token)
+        else:
+            self._set_for(cache_key, value, self._cache_ttl(ttl), self._limits, asker, token)
 
     def delete(self, key: bytes) -> Deferred[bool]:
         """Delete an entry; see :class:`ITable`."""
@@ -270,14 +284,18 @@ class MemcacheTable:
     def cursor(self) -> ICursor:
         """Walk through the backup; see :class:`ITable`. A cache alone cannot be walked through."""
         if self._backup is None:
-            return RefusingCursor(PermanentError(f"{self.name}: first/next support requires a backup database"))
+            return RefusingCursor(NoBackupError(f"database {self.name}: first/next support requires backup database"))
         return self._backup.cursor()
 
+    def refusal(self, operation: str) -> ReadOnlyError | None:
+        """Say what the backup says; see :class:`IRefusing`."""
+        return None if self._backup is None else refusal_of(self._backup, operation)
+
     def _change(self, operation: str, key: bytes, change: Callable[[bytes], Deferred[bool]]) -> Deferred[bool]:
-        backup: object = self._backup
-        if isinstance(backup, ReadOnlyTable):
+        refusal = self.refusal(operation)
+        if refusal is not None:
             # Postfix would change the cache, and then die.
-            return fail(backup.refusal(operation))
+            return fail(refusal)
 
         def change_in_domain(key: bytes) -> Deferred[bool]:
             cache_key = self._cache_key(key)
@@ -324,20 +342,28 @@ class MemcacheTable:
 
     def _set(self, cache_key: bytes, value: bytes, ttl: int, limits: Limits) -> Deferred[bool]:
         """Put a value into the cache; fires with whether it is there."""
-        if len(value) <= limits.data_size_limit:
-            if len(cache_key) > KEY_LIMIT:
-                return fail(self._long_key(cache_key))
-            stored: Deferred[Any] = self._cache.set(cache_key, value, self._settings.flags, ttl, limits)
-            return stored.addCallback(lambda _: True)
+        answer: Deferred[bool] = Deferred()
+        self._set_for(cache_key, value, ttl, limits, FIRING, answer)
+        return answer
+
+    def _set_for(self, cache_key: bytes, value: bytes, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
+        if len(value) > limits.data_size_limit:
+            self._log_too_long(len(value), limits.data_size_limit)
+            asker.answered(False, token)
+        elif len(cache_key) > KEY_LIMIT:
+            asker.failed(Failure(self._long_key(cache_key)), token)
+        else:
+            self._cache.set_for(cache_key, value, self._settings.flags, ttl, limits, asker, token)
+
+    def _log_too_long(self, size: int, limit: int) -> None:
         if not self._too_long_logged:
             self._too_long_logged = True
             self._log.warn(
                 "{table}: a value of {size} bytes is not cached (data_size_limit is {limit}); logged once",
                 table=self.name,
-                size=len(value),
-                limit=limits.data_size_limit,
+                size=size,
+                limit=limit,
             )
-        return succeed(False)
 
     def _cache_ttl(self, ttl: int | None) -> int:
         """Give the cache's ttl for an entry that is to live this long: memcached's rules."""

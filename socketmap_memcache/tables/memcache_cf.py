@@ -7,8 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import parse, read_file
-from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.client import PATIENCE
 from socketmap_memcache.memcache.interface import ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
@@ -16,29 +15,30 @@ from socketmap_memcache.memcache.server import Server
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import KeyFormat
 from socketmap_memcache.tables.memcache import MemcacheTable, Settings
-from socketmap_memcache.tables.options import open_with_options, read_match_list, read_partial_keys, with_partial_keys
+from socketmap_memcache.tables.options import (
+    open_with_options,
+    read_cf,
+    read_match_list,
+    read_partial_keys,
+    with_partial_keys,
+)
 from socketmap_memcache.tables.registry import TableContext
 
 
-def open_memcache(name: str, context: TableContext) -> ITable:
+def open_memcache(name: str, context: TableContext, create: bool = False) -> ITable:
     """Open the table that a ``.cf`` file describes.
 
     Beside the parameters of memcache_table(5) the file may have ``fold_keys`` (default: yes), those of
     :func:`read_partial_keys`, and with ``memcache = memory:`` there is ``memory_size_limit`` (default: 64 MiB).
 
     :param name: the file; as with Postfix, its name begins with ``/`` or ``.``.
+    :param create: whether to make the file of the backup if it does not exist, where its type can.
     :raises ConfigurationError: for whatever Postfix would stop with or that can never work.
     """
-    if not name.startswith(("/", ".")):
-        text = (
-            f"table 'memcache:{name}': write the name of a file that begins with / or ./ "
-            "(Postfix would look for parameters in its own main.cf, which are not read here)"
-        )
-        raise ConfigurationError([Problem(text)])
-    parameters = Parameters(parse(read_file(name), name))
+    parameters = read_cf("memcache", name)
     settings = _settings(parameters, context)
     open_cache = _cache(parameters, context.clients)
-    backup = _backup(parameters, context)
+    backup = _backup(parameters, context, create)
     partial_keys = read_partial_keys(parameters, context)
     parameters.unknown(fatal=False)
     try:
@@ -109,12 +109,12 @@ def _cache(parameters: Parameters, pool: ClientPool) -> Callable[[], ICache]:
         return partial(pool.memory, spec, size_limit)
 
 
-def _backup(parameters: Parameters, context: TableContext) -> ITable | None:
+def _backup(parameters: Parameters, context: TableContext, create: bool) -> ITable | None:
     spec = parameters.text("backup", "")
     if not spec:
         return None
     try:
-        return open_with_options(spec, context)
+        return open_with_options(spec, context, create)
     except ConfigurationError as error:
         parameters.adopt("backup", error.problems)
         return None

@@ -35,32 +35,33 @@ class MemoryTable:
         :param size_limit: how many bytes its entries may take, about.
         """
         self.name = name
+        self._fold_keys = context.fold_keys
         self._seconds = context.reactor.seconds
         self._entries = MemoryCache(name, size_limit, context.reactor)
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
-        folded = normalize(key, True)
-        return self._entries.get(folded, _NO_LIMITS) if folded else succeed(None)
+        normalized = normalize(key, self._fold_keys)
+        return self._entries.get(normalized, _NO_LIMITS) if normalized else succeed(None)
 
     def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
         """See :class:`ITable`."""
         try:
-            folded = writable_key(self.name, key, True)
+            normalized = writable_key(self.name, key, self._fold_keys)
             check_value(self.name, value)
             check_ttl(self.name, ttl)
         except TableError:
             return fail()
         until = ttl or 0
-        self._entries.set(folded, value, 0, until if until <= MONTH else int(self._seconds()) + until, _NO_LIMITS)
-        if self._entries.peek(folded) is None:
+        self._entries.set(normalized, value, 0, until if until <= MONTH else int(self._seconds()) + until, _NO_LIMITS)
+        if self._entries.peek(normalized) is None:
             return fail(RefusedError(f"{self.name}: an entry of {len(key) + len(value)} bytes is too large"))
         return succeed(True)
 
     def delete(self, key: bytes) -> Deferred[bool]:
         """See :class:`ITable`."""
-        folded = normalize(key, True)
-        return self._entries.delete(folded, _NO_LIMITS) if folded else succeed(False)
+        normalized = normalize(key, self._fold_keys)
+        return self._entries.delete(normalized, _NO_LIMITS) if normalized else succeed(False)
 
     def cursor(self) -> ICursor:
         """See :class:`ITable`."""

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import Entry, ParsedFile, split_list, strip_braces
+from socketmap_memcache.config.syntax import Entry, ParsedFile, parse, read_file, split_list, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.partial_keys import KINDS, PartialKeys, PartialKeysTable
 from socketmap_memcache.tables.registry import TableContext
+
+
+def read_cf(kind: str, name: str) -> Parameters:
+    """Read the ``.cf`` file of a table.
+
+    :param name: the file; as with Postfix, its name begins with ``/`` or ``.``.
+    :raises ConfigurationError: it does not, or the file cannot be read.
+    """
+    if not name.startswith(("/", ".")):
+        text = (
+            f"table '{kind}:{name}': write the name of a file that begins with / or ./ "
+            "(Postfix would look for parameters in its own main.cf, which are not read here)"
+        )
+        raise ConfigurationError([Problem(text)])
+    return Parameters(parse(read_file(name), name))
 
 
 def read_partial_keys(parameters: Parameters, context: TableContext) -> PartialKeys | None:
@@ -38,16 +53,17 @@ def with_partial_keys(table: ITable, partial_keys: PartialKeys | None) -> ITable
     return table if partial_keys is None else PartialKeysTable(table, partial_keys)
 
 
-def open_with_options(spec: str, context: TableContext) -> ITable:
+def open_with_options(spec: str, context: TableContext, create: bool = False) -> ITable:
     """Open ``type:table``, or with options ``{ type:table, name=value, ... }``.
 
     The options are those of :func:`read_partial_keys`, and ``timeout`` (default: 10s) for an operation on a table that
     can hang; a memcache: table has its own in its file.
 
+    :param create: see :meth:`TableContext.open_table`.
     :raises ConfigurationError: an unknown option, a bad value, or whatever is wrong with the table.
     """
     if not spec.startswith("{"):
-        return context.open_table(spec)
+        return context.open_table(spec, create)
     parsed = ParsedFile(spec)
     try:
         name, *options = split_list(strip_braces(spec)) or [""]
@@ -65,7 +81,7 @@ def open_with_options(spec: str, context: TableContext) -> ITable:
     usual, context.timeout = context.timeout, timeout
     try:
         parameters.finish(context.warnings)
-        return with_partial_keys(context.open_table(name), partial_keys)
+        return with_partial_keys(context.open_table(name, create), partial_keys)
     except ConfigurationError:
         if partial_keys is not None:
             partial_keys.close()

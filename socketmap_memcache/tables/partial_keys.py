@@ -18,10 +18,11 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from socketmap_memcache.errors import PermanentError
-from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.tables.interface import ICursor, IRefusing, ITable, ReadOnlyError
 from socketmap_memcache.tables.lookup_first import lookup_first
 from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
 from socketmap_memcache.tables.match_list import MatchList
+from socketmap_memcache.tables.read_only import refusal_of
 
 #: Bytes: no address or host name in mail is longer (Postfix's line_length_limit). It could have thousands of parents.
 KEY_LIMIT = 2048
@@ -191,7 +192,7 @@ def _is_host_address(name: bytes) -> bool:
     return b"%" not in name  # one with a scope is none to Postfix
 
 
-@implementer(ITable)
+@implementer(ITable, IRefusing)
 class PartialKeysTable:
     """Tries partial keys in a table. Everything but look-ups is that table's."""
 
@@ -243,6 +244,10 @@ class PartialKeysTable:
     def cursor(self) -> ICursor:
         """See :class:`ITable`."""
         return self._table.cursor()
+
+    def refusal(self, operation: str) -> ReadOnlyError | None:
+        """See :class:`IRefusing`."""
+        return refusal_of(self._table, operation)
 
     def close(self) -> None:
         """See :class:`ITable`."""

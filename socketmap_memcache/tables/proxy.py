@@ -33,7 +33,8 @@ def open_proxy(name: str, context: TableContext) -> ProxyTable:
     if not kind or not rest or "\0" in name:
         text = f"table '{_PREFIX}{name}': write proxy:type:name, for example proxy:btree:/var/lib/postfix/greylist"
         raise ConfigurationError([Problem(text)])
-    return ProxyTable(name, context.proxymap_socket, context.proxywrite_socket, context.reactor, context.timeout)
+    sockets = context.proxymap_socket, context.proxywrite_socket
+    return ProxyTable(name, *sockets, context.reactor, context.timeout, context.fold_keys)
 
 
 @implementer(ITable)
@@ -49,25 +50,35 @@ class ProxyTable:
     connection fails, too.
     """
 
-    def __init__(self, table: str, read_socket: str, write_socket: str, reactor: Any, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        table: str,
+        read_socket: str,
+        write_socket: str,
+        reactor: Any,
+        timeout: float = TIMEOUT,
+        fold_keys: bool = True,
+    ) -> None:
         """Make a table.
 
         :param table: ``type:name``, without ``proxy:``.
         :param read_socket: the path of the socket of the service ``proxymap``.
         :param write_socket: that of ``proxywrite``.
         :param timeout: seconds that an operation may take, waiting for its turn included.
+        :param fold_keys: whether keys are folded, if the server says that the table is one of fixed strings.
         """
         self.name = f"{_PREFIX}{table}"
         wire = table.encode("utf-8", "surrogateescape")
-        self._proxymap = ProxymapClient(self.name, wire, read_socket, "proxy_read_maps", reactor, timeout)
-        self._proxywrite = ProxymapClient(self.name, wire, write_socket, "proxy_write_maps", reactor, timeout)
+        rest = reactor, timeout, fold_keys
+        self._proxymap = ProxymapClient(self.name, wire, read_socket, "proxy_read_maps", *rest)
+        self._proxywrite = ProxymapClient(self.name, wire, write_socket, "proxy_write_maps", *rest)
         self._reader = self._proxymap
         #: The walk that is under way: the last that has begun and not ended.
         self.walk: ProxyCursor | None = None
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
-        if not _can_be(key):
+        if key and not _can_be(key):  # some tables have a value for any key, also the empty one
             return succeed(None)
         return self.read(Request(Function.LOOKUP, key)).addCallback(self._value)
 

@@ -81,7 +81,14 @@ class ProxymapClient:
     """
 
     def __init__(
-        self, name: str, table: bytes, path: str, parameter: str, reactor: Any, timeout: float = TIMEOUT
+        self,
+        name: str,
+        table: bytes,
+        path: str,
+        parameter: str,
+        reactor: Any,
+        timeout: float = TIMEOUT,
+        fold_keys: bool = True,
     ) -> None:
         """Make a client that does not connect before its first request.
 
@@ -90,6 +97,7 @@ class ProxymapClient:
         :param path: the server's socket.
         :param parameter: of Postfix's main.cf: where tables have to be listed for this server.
         :param timeout: seconds that a request may take, waiting for its turn included.
+        :param fold_keys: whether keys are folded for a table of fixed strings.
         """
         self._name = name
         self._table = table
@@ -105,7 +113,7 @@ class ProxymapClient:
         self._watch: IDelayedCall | None = None
         self._idle: IDelayedCall | None = None
         self._closed = False
-        self._factory = Factory.forProtocol(lambda: _Connection(self))
+        self._factory = Factory.forProtocol(lambda: _Connection(self, fold_keys))
         self._factory.noisy = False
 
     def ask(self, request: Request, walk: Walk | None = None) -> Deferred[Reply]:
@@ -283,8 +291,9 @@ class _Connection(Protocol):
     :ivar has_worked: whether a request was answered, beside the one that opened the table.
     """
 
-    def __init__(self, client: ProxymapClient) -> None:
+    def __init__(self, client: ProxymapClient, fold_keys: bool) -> None:
         self._client = client
+        self._fold_keys = fold_keys
         self._reader = AttributeReader()
         self._table = b""
         self._dialect = Dialect.FLAGS
@@ -360,7 +369,7 @@ class _Connection(Protocol):
             self._open(other)
         elif reply.status is Status.OK:
             self.is_open = True
-            self._folds = bool(reply.flags & Flag.FIXED)
+            self._folds = self._fold_keys and bool(reply.flags & Flag.FIXED)
             if self._dialect is Dialect.INSTANCE_FLAGS:
                 self._flags = reply.flags
             self._client.opened(self._dialect)

@@ -7,9 +7,15 @@ from collections.abc import Iterable, Iterator
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from socketmap_memcache.tables.interface import ICursor, ReadOnlyError
+from socketmap_memcache.tables.interface import ICursor, IRefusing, ITable, ReadOnlyError
 
 
+def refusal_of(table: ITable, operation: str) -> ReadOnlyError | None:
+    """Return the error that a table is sure to fail with, if it can tell; see :class:`IRefusing`."""
+    return table.refusal(operation) if IRefusing.providedBy(table) else None
+
+
+@implementer(IRefusing)
 class ReadOnlyTable:
     """The operations that a read-only table refuses."""
 

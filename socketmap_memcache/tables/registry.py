@@ -29,7 +29,7 @@ class TableOpener(Protocol):
 class ITableType(Interface):
     """A type of tables that another package brings, as a plugin of twisted.plugin's.
 
-    A module in that package's ``twisted/plugins`` has an object that provides this.
+    A module in that package's ``twisted/plugins`` has an object that provides this and Twisted's ``IPlugin``.
     """
 
     kind: str = Attribute("The name of the type: what comes before the colon in ``type:name``.")
@@ -58,7 +58,7 @@ _OPENERS = {
 }
 
 # Types whose openers take ``create``.
-_CREATE = {"lmdb"}
+_CREATE = {"btree", "hash", "lmdb", "memcache"}
 
 #: Where Postfix has these sockets, unless its ``queue_directory`` was changed.
 PROXYMAP_SOCKET = "/var/spool/postfix/private/proxymap"
@@ -93,7 +93,7 @@ class TableContext:
     def open_table(self, spec: str, create: bool = False) -> ITable:
         """Open the table that ``type:name`` describes.
 
-        :param create: whether to make a file that does not exist, where the type can.
+        :param create: whether to make a file that does not exist, where the type can; for a cache: that of its backup.
         :raises ConfigurationError: an unknown type, or whatever the type finds wrong with the name or its file.
         """
         kind, colon, name = spec.partition(":")

@@ -15,13 +15,14 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import excerpt, parse, read_file
-from socketmap_memcache.errors import ConfigurationError, PermanentError, Problem, TableError, TemporaryError
+from socketmap_memcache.config.syntax import excerpt
+from socketmap_memcache.errors import ConfigurationError, PermanentError, TableError, TemporaryError
 from socketmap_memcache.tables.folding import normalize
 from socketmap_memcache.tables.indexed_file import without_nul
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import Template
 from socketmap_memcache.tables.match_list import MatchList
+from socketmap_memcache.tables.options import read_cf, read_match_list
 from socketmap_memcache.tables.query_format import QueryFormat, parse_query, parse_result, unquoted
 from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
@@ -47,13 +48,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
     :raises ConfigurationError: for whatever Postfix would stop with, a database that cannot be read (none is made, and
         nothing is ever written), and a query that the database refuses.
     """
-    if not name.startswith(("/", ".")):
-        text = (
-            f"table 'sqlite:{name}': write the name of a file that begins with / or ./ "
-            "(Postfix would look for parameters in its own main.cf, which are not read here)"
-        )
-        raise ConfigurationError([Problem(text)])
-    parameters = Parameters(parse(read_file(name), name))
+    parameters = read_cf("sqlite", name)
     path = _not_empty(parameters, "dbpath")
     where, query = _query(parameters)
     loose = unquoted(query)
@@ -63,7 +58,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
     template = _template(parameters, where, query, parse_query)
     result = _template(parameters, "result_format", _not_empty(parameters, "result_format", "%s"), parse_result)
     limit = parameters.integer("expansion_limit", 0)
-    domain = _domain(parameters, context)
+    domain = read_match_list(parameters, "domain", context)
     parameters.unknown(fatal=False)
     full_name = f"sqlite:{name}"
     store = SqliteStore(full_name, path, QueryFormat(template, result, _double_quotes), limit)
@@ -76,7 +71,8 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
         if domain is not None:
             domain.close()
         raise
-    return SqliteTable(full_name, StoreTable(full_name, store, context.reactor, False, context.timeout), domain)
+    rows = StoreTable(full_name, store, context.reactor, False, context.timeout)
+    return SqliteTable(full_name, rows, domain, context.fold_keys)
 
 
 def _not_empty(parameters: Parameters, name: str, default: str = "") -> str:
@@ -106,17 +102,6 @@ def _template(parameters: Parameters, name: str, text: str, parse_text: Callable
     except ValueError as error:
         parameters.error(name, str(error))
     return ()
-
-
-def _domain(parameters: Parameters, context: TableContext) -> MatchList | None:
-    spec = parameters.text("domain", "")
-    if not spec:
-        return None
-    try:
-        return MatchList.parse(spec, context)
-    except ConfigurationError as error:
-        parameters.adopt("domain", error.problems)
-        return None
 
 
 def _check(store: SqliteStore, parameters: Parameters, where: str, note: Callable[[str, str], None]) -> None:
@@ -255,24 +240,25 @@ class SqliteStore:
 class SqliteTable(ReadOnlyTable):
     """Asks the database for keys whose domain is in the list."""
 
-    def __init__(self, name: str, rows: StoreTable, domain: MatchList | None) -> None:
-        """:param rows: gets keys that are folded already; closed with the table, as is ``domain``."""
+    def __init__(self, name: str, rows: StoreTable, domain: MatchList | None, fold_keys: bool) -> None:
+        """:param rows: gets keys as they are to be asked for; closed with the table, as is ``domain``."""
         self.name = name
         self._rows = rows
         self._domain = domain
+        self._fold_keys = fold_keys
         self._under_way = 0  # look-ups that wait for a table in the list, and then need the database
         self._closed = False
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
-        folded = normalize(key, fold_keys=True)
-        if not folded:
+        normalized = normalize(key, self._fold_keys)
+        if not normalized:
             return succeed(None)
-        match = self._domain is None or self._domain.match_address(folded)
+        match = self._domain is None or self._domain.match_address(normalized)
         if isinstance(match, Deferred):
             self._under_way += 1
-            return match.addCallback(lambda yes: self._rows.lookup(folded) if yes else None).addBoth(self._done)
-        return self._rows.lookup(folded) if match else succeed(None)
+            return match.addCallback(lambda yes: self._rows.lookup(normalized) if yes else None).addBoth(self._done)
+        return self._rows.lookup(normalized) if match else succeed(None)
 
     def close(self) -> None:
         """See :class:`ITable`."""

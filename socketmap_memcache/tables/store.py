@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from enum import Enum
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, NamedTuple
 from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -18,13 +18,20 @@ from zope.interface import implementer
 
 from socketmap_memcache.errors import LookupTimeout, TableError, TemporaryError
 from socketmap_memcache.tables.folding import normalize
-from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_value, writable_key
+from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_ttl, check_value, writable_key
 
 #: Seconds that an operation may take, waiting for its turn included.
 STORE_TIMEOUT = 10.0
 
 #: Operations that are given to a store at once, at most.
 BATCH_LIMIT = 1000
+
+#: Entries, and bytes, that a walk reads ahead, about.
+READ_AHEAD = 100
+READ_AHEAD_SIZE = 64 * 1024
+
+#: Seconds after which a walk reads again what it has read ahead: other processes may have changed it.
+READ_AHEAD_TIME = 1.0
 
 
 class Kind(Enum):
@@ -33,8 +40,40 @@ class Kind(Enum):
     LOOKUP = "lookup"  # the result is the value, or None
     UPDATE = "update"  # True
     DELETE = "delete"  # whether the key was there
-    AFTER = "after"  # (key, value) of the entry that follows the key in the store's order (b"": the first), or None
+    AFTER = "after"  # some entries, the next after the key in the store's order (b"": the first); none; or Halfway
     KEYS = "keys"  # some keys, the next ones after the key, in byte order: for a store whose own order changes
+
+
+class Halfway(NamedTuple):
+    """In place of the entries after a key: so much had to be passed over that it is better done in steps.
+
+    :ivar key: how far it was; the entries that were asked for come after it.
+    """
+
+    key: bytes
+
+
+Entry = tuple[bytes, bytes]
+
+
+class ReadAhead:
+    """As many entries as a store should give for ``AFTER``: at least one, if there is one.
+
+    :ivar entries: what has been added.
+    :ivar has_room: whether there should be more.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.has_room = True
+        self._size = 0
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Add an entry, unless it has the key of the last: that is another form of the same."""
+        if not self.entries or self.entries[-1][0] != key:
+            self.entries.append((key, value))
+            self._size += len(key) + len(value)
+            self.has_room = len(self.entries) < READ_AHEAD and self._size < READ_AHEAD_SIZE
 
 
 class Operation:
@@ -109,6 +148,8 @@ class StoreTable:
         self._timer: IDelayedCall | None = None
         self._thread: Thread | None = None
         self._closed = False
+        #: How many updates and deletes there have been: each makes old what a walk has read ahead.
+        self.changes = 0
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
@@ -122,20 +163,21 @@ class StoreTable:
             check_value(self.name, value)
             if b"\0" in normalized:
                 raise RefusedError(f"{self.name}: a key with NUL cannot be stored")
-            if ttl is not None and ttl < 1:
-                raise RefusedError(f"{self.name}: a time to live of {ttl} s is not possible")
+            check_ttl(self.name, ttl)
         except TableError:
             return fail()
+        self.changes += 1
         return self.submit(Kind.UPDATE, normalized, value, ttl)
 
     def delete(self, key: bytes) -> Deferred[bool]:
         """See :class:`ITable`."""
         normalized = self._normalize(key)
+        self.changes += 1
         return self.submit(Kind.DELETE, normalized) if normalized else succeed(False)
 
     def cursor(self) -> ICursor:
         """See :class:`ITable`."""
-        return StoreCursor(self)
+        return StoreCursor(self, self._reactor.seconds)
 
     def close(self) -> None:
         """See :class:`ITable`. The thread closes the store, after the operations that are under way."""
@@ -223,7 +265,6 @@ class StoreTable:
             self._timer = None
 
     def _expire(self) -> None:
-        self._timer = None
         now = self._reactor.seconds()
         while self._pending and (self._pending[0].given_up or self._pending[0].deadline <= now):
             operation = self._pending.popleft()
@@ -233,24 +274,51 @@ class StoreTable:
         with self._wake:  # while the store hangs, nobody else takes them away
             while self._waiting and self._waiting[0].given_up:
                 self._waiting.popleft()
-        if self._pending and self._timer is None:  # those who got an error may have asked again
+        self._timer = None  # not before: those who got an error may have asked again
+        if self._pending:
             self._timer = self._reactor.callLater(max(self._pending[0].deadline - now, 0), self._expire)
 
 
 @implementer(ICursor)
 class StoreCursor:
-    """Walks through a store in its order, by the key that came last: what is changed meanwhile does no harm."""
+    """Walks through a store in its order, by the key that came last: what is changed meanwhile does no harm.
 
-    def __init__(self, table: StoreTable) -> None:
-        """Begin before the first entry."""
+    It reads some entries ahead, and reads them again if the table is changed, or a second has passed.
+    """
+
+    def __init__(self, table: StoreTable, seconds: Callable[[], float]) -> None:
+        """Begin before the first entry.
+
+        :param seconds: the time.
+        """
         self._table = table
+        self._seconds = seconds
         self._last = b""
+        self._ahead: Iterator[Entry] = iter(())
+        self._changes = 0  # of the table, when that was asked for
+        self._until = 0.0  # when it is too old
 
-    def next(self) -> Deferred[tuple[bytes, bytes] | None]:
+    def next(self) -> Deferred[Entry | None]:
         """See :class:`ICursor`."""
-        return self._table.submit(Kind.AFTER, self._last).addCallback(self._remember)
+        if self._changes == self._table.changes and self._seconds() < self._until:
+            for entry in self._ahead:
+                self._last = entry[0]
+                return succeed(entry)
+        self._changes = self._table.changes
+        self._until = self._seconds() + READ_AHEAD_TIME
+        self._ahead = iter(())
+        return self.read(self._last).addCallback(self._take)
 
-    def _remember(self, entry: tuple[bytes, bytes] | None) -> tuple[bytes, bytes] | None:
-        if entry is not None:
+    def read(self, key: bytes) -> Deferred[list[Entry] | Halfway]:
+        """Fire with the next entries after a key, none at the end; or with :class:`Halfway`."""
+        return self._table.submit(Kind.AFTER, key)
+
+    def _take(self, found: list[Entry] | Halfway) -> Any:
+        if isinstance(found, Halfway):
+            self._last = found.key
+            return self.next()
+        self._ahead = iter(found)
+        for entry in self._ahead:
             self._last = entry[0]
-        return entry
+            return entry
+        return None

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from .harness.memcached import Memcached
+from .harness.policy import PolicyClient
 from .harness.postfix import Postfix, needs_root
+from .harness.postgrey import Postgrey
 from .harness.processes import find_program, free_port, scratch_directory, wait_until, write_config
 from .harness.service import Service
 from .harness.smtp import ask_recipients, deliver
@@ -44,6 +46,21 @@ class TestMemcached:
             memcached.freeze()
             assert memcached.ready()
         assert not memcached.running
+
+
+class TestPostgrey:
+    def test_time_and_lists(self, scratch: Path) -> None:
+        """Postgrey takes the time from the request, reads its lists again when told, and keeps its database."""
+        mail = {"client_address": "192.0.2.1", "client_name": "unknown", "sender": "a", "recipient": "c@d.example"}
+        postgrey = Postgrey(scratch, ["--delay=60"])
+        with postgrey, PolicyClient(postgrey.address) as client:
+            assert client.ask(mail | {"policy_test_time": "1000"}).startswith(b"DEFER_IF_PERMIT Greylisted")
+            assert "action=greylist, reason=new" in postgrey.log
+        with postgrey, PolicyClient(postgrey.address) as client:
+            assert client.ask(mail | {"policy_test_time": "1060"}).startswith(b"PREPEND X-Greylist: delayed 60 seconds")
+            postgrey.client_whitelist.write_text("192.0.2.2\n")
+            postgrey.reload()
+            assert client.ask(mail | {"client_address": "192.0.2.2", "sender": "x"}) == b"DUNNO"
 
 
 class TestPostmap:

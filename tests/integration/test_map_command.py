@@ -7,7 +7,6 @@ import pty
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +14,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from .harness.map_command import COMMAND, Outcome, run_map
 from .harness.memcached import Memcached
 from .harness.postfix import Postfix
 from .harness.processes import PATIENCE, scratch_directory, wait_until, write_config
-
-COMMAND = [str(Path(sys.executable).with_name("socketmap-memcache")), "map"]
 
 SOURCE = (
     'a 1\nB two words\n"q x" quoted\nkey-with-long-name@example.com\tvalue, more\n\u00dcser \u00fc\nz last\n'.encode()
@@ -29,24 +27,6 @@ UPDATES = (
     b'new 1\nNEW 2\na other\n# comment\nlong one\n  goes on\nempty \n\xff v\n"open v\nk: v\n'
     b'"with space" v\nn\0 v\n\n\xc3\xbc \xc3\xa4\nlast v'
 )
-
-
-@attrs.frozen
-class Outcome:
-    status: int
-    stdout: bytes
-    messages: list[str]
-
-    @classmethod
-    def of(cls, done: subprocess.CompletedProcess[bytes]) -> Outcome:
-        """Keep what should be the same: of messages their severity, where there are any."""
-        words = [line.split(b": ") for line in done.stderr.splitlines()]
-        return cls(done.returncode, done.stdout, sorted({word[1].decode() for word in words if len(word) > 2}))
-
-
-def run_map(*arguments: str | bytes, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    argv = [*COMMAND, *arguments]
-    return subprocess.run(argv, input=stdin or b"", capture_output=True, check=False, timeout=60)
 
 
 @attrs.frozen
@@ -208,6 +188,13 @@ def test_memcache_backup(tools: Tools) -> None:
         run_map("-q", "-", tools.cached, stdin=KEYS).stdout == tools.compare("-q", "-", tools.cached, stdin=KEYS).stdout
     )
     tools.compare("-s", tools.cached)
+
+
+def test_memcache_no_backup(tools: Tools) -> None:
+    """A cache without a backup cannot be listed, which is a warning, in postmap's words, and no failure."""
+    assert tools.compare("-s", tools.cache) == Outcome(0, b"", ["warning"])
+    theirs = tools.postfix.postmap("-s", tools.cache).stderr
+    assert run_map("-s", tools.cache).stderr == theirs.replace(b"postmap: ", b"socketmap-memcache map: ")
 
 
 def test_memcache_update(tools: Tools) -> None:

@@ -23,10 +23,10 @@ from socketmap_memcache.commands.map_changes import Delete, Duplicates, Entries,
 from socketmap_memcache.commands.map_console import Console, FatalError, printable
 from socketmap_memcache.commands.map_query import Query, Walk
 from socketmap_memcache.commands.map_streams import Lines, Sink, Source
-from socketmap_memcache.commands.map_tables import Tables
+from socketmap_memcache.commands.map_tables import Tables, proxy_sockets
 from socketmap_memcache.errors import ConfigurationError, PermanentError, Problem, TemporaryError
 from socketmap_memcache.tables.folding import fold
-from socketmap_memcache.tables.interface import ICursor, ITable
+from socketmap_memcache.tables.interface import ICursor, ITable, NoBackupError
 from socketmap_memcache.tables.read_only import ItemsCursor, ReadOnlyTable, RefusingCursor
 
 
@@ -346,6 +346,16 @@ def test_walk_empty() -> None:
     assert bench.output.data == b""
 
 
+def test_walk_no_backup() -> None:
+    """A cache without a backup is a warning, as with Postfix."""
+    table = Table("t")
+    table.cursor_error = NoBackupError("database t: why")
+    bench = Bench(table)
+    assert result(Walk(bench.tables, bench.console, bench.sink).run()) == 0
+    assert bench.messages == ["warning: database t: why"]
+    assert bench.output.data == b""
+
+
 def test_walk_refused() -> None:
     """A table that has no order, or fails, ends it."""
     table = Table("t")
@@ -613,6 +623,24 @@ def test_command_refused(
     assert output.out == ""
     assert output.err.startswith("socketmap-memcache map: fatal: ")
     assert text in output.err
+
+
+def test_config_directory(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The Postfix whose configuration is given says where its proxymap is, or why it cannot."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command("-c", "/some", "-q", "a", "proxy:btree:/x") == 1
+    assert "option -c needs Postfix's postconf: No such file" in capfd.readouterr().err
+    postconf = tmp_path / "postconf"
+    postconf.write_text(
+        '#!/bin/sh\n[ "$*" = "-c /some -xh queue_directory" ] && echo /queue && exit\necho why >&2; exit 1\n'
+    )
+    postconf.chmod(0o755)
+    assert proxy_sockets("/some") == ("/queue/private/proxymap", "/queue/private/proxywrite")
+    assert command("-c", "/some", "-q", "a", "static:x") == 0
+    assert command("-c", "/none", "-q", "a", "static:x") == 1
+    assert capfd.readouterr() == ("x\n", "socketmap-memcache map: fatal: why\n")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ class Attempt:
 
     def start(self) -> bytes | Deferred[bytes]:
         """Ask for the records, both at the same time, and return the action, now or later."""
-        ask = self._policy.ask
+        ask = self._policy.lookup_for
         self._policy.begun()
         if self._settings.auto_whitelist_clients:
             self._waiting = 2
@@ -134,8 +134,8 @@ class Attempt:
             self._finish(self._pass(decision, now))
             return
         assert decision.triplet is not None
-        stored = policy.table.update(self._key, format_record(decision.triplet), decision.triplet_ttl)
-        stored.addCallbacks(self._stored, self.failed, callbackArgs=(decision,)).addErrback(self.failed)
+        record = format_record(decision.triplet)
+        policy.update_for(self._key, record, decision.triplet_ttl, _DEFERRAL, (self, decision))
 
     def _remember(self, decision: Decision, now: int) -> Decision:
         """Note that a mail is about to be deferred as new, unless the table has forgotten it too often."""
@@ -152,11 +152,9 @@ class Attempt:
         policy, request = self._policy, self._request
         triplet, client = decision.triplet, decision.client
         if triplet is not None and triplet != self._triplet:  # not twice in a second
-            stored = policy.table.update(self._key, format_record(triplet), decision.triplet_ttl)
-            stored.addErrback(policy.not_stored)
+            policy.update_for(self._key, format_record(triplet), decision.triplet_ttl, _PASSED, policy)
         if client is not None:
-            stored = policy.table.update(self._client.key, format_record(client), decision.client_ttl)
-            stored.addErrback(policy.not_stored)
+            policy.update_for(self._client.key, format_record(client), decision.client_ttl, _PASSED, policy)
         if decision.whitelisted:
             name, address = printable(request[b"client_name"][:ATTRIBUTE_LIMIT]), self._client.address.text.decode()
             policy.log_line(f"whitelisted: {name}[{address}]" if name else f"whitelisted: {address}")
@@ -168,13 +166,16 @@ class Attempt:
         policy.let_pass(request, decision.reason, decision.delayed)
         return header_reply(self._settings, decision.delayed, now)
 
-    def _stored(self, stored: bool, decision: Decision) -> None:
+    def remembered(self, stored: bool, decision: Decision) -> None:
+        """Hear that the table has, or has not, stored a triplet that is to be deferred."""
+        policy, request = self._policy, self._request
         if not stored:
-            text = f"{self._policy.table.name}: does not take the keys of greylisting; has it a domain list?"
-            raise PermanentError(text)
-        self._policy.log_deferral(self._request, decision.reason)
+            text = f"{policy.table.name}: does not take the keys of greylisting; has it a domain list?"
+            self.failed(Failure(PermanentError(text)))
+            return
+        policy.log_deferral(request, decision.reason)
         training = self._settings.training_mode
-        self._finish(DUNNO if training else greylist_reply(self._settings, self._request, decision.missing))
+        self._finish(DUNNO if training else greylist_reply(self._settings, request, decision.missing))
 
     def _finish(self, action: bytes) -> None:
         self._finished = True
@@ -190,3 +191,27 @@ class Attempt:
             self._answer = Deferred()
         self._answer.errback(failure)
         self._policy.done()
+
+
+class _Deferral:
+    """Hears whether the table remembers a deferral, without which it must not be told."""
+
+    def answered(self, stored: bool, token: tuple[Attempt, Decision]) -> None:
+        attempt, decision = token
+        attempt.remembered(stored, decision)
+
+    def failed(self, failure: Failure, token: tuple[Attempt, Decision]) -> None:
+        token[0].failed(failure)
+
+
+class _Passed:
+    """Hears whether the table remembers what has passed, which no mail waits for."""
+
+    def answered(self, stored: bool, policy: GreylistPolicy) -> None:
+        pass
+
+    def failed(self, failure: Failure, policy: GreylistPolicy) -> None:
+        policy.complain("{error}; what passed is not remembered", error=failure.value)
+
+
+_DEFERRAL, _PASSED = _Deferral(), _Passed()

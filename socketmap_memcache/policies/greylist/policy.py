@@ -8,7 +8,6 @@ remembers: what no table remembers would be deferred for ever. When the table fa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, TableError
@@ -32,8 +30,9 @@ from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decisi
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
 from socketmap_memcache.policies.interface import DUNNO, IPolicy, IPolicyType, PolicyContext, Request
 from socketmap_memcache.policies.log_limit import LogLimit
+from socketmap_memcache.tables.asked import lookup_for, update_for
 from socketmap_memcache.tables.fail import FailTable
-from socketmap_memcache.tables.interface import IAskedTable, ITable
+from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
 from socketmap_memcache.tables.registry import TableContext
 
@@ -90,8 +89,8 @@ class GreylistPolicy:
         """
         self.fail_action = DUNNO if settings.training_mode else settings.fail_action
         self.table = table
-        self.ask: Callable[[bytes, Asker, bytes], object]
-        self.ask = table.lookup_for if IAskedTable.providedBy(table) else self._lookup
+        self.lookup_for = lookup_for(table)
+        self.update_for = update_for(table)
         self.seconds = reactor.seconds
         self.deferrals = Deferrals(min(settings.retry_window, settings.max_age))
         self._settings = settings
@@ -159,11 +158,9 @@ class GreylistPolicy:
         self.done()
         return result
 
-    def _lookup(self, key: bytes, asker: Asker, token: bytes) -> None:
-        tell(self.table.lookup(key), asker, token)
-
     def _let_go(self) -> None:
         if not self._under_way:
+            self._lines.flush()
             self._lists.close()
             self.table.close()
 
@@ -207,10 +204,6 @@ class GreylistPolicy:
         else:
             self.log_deferral(request, NO_STORE)
         return action
-
-    def not_stored(self, failure: Failure) -> None:
-        """Log that an update has failed for which no mail had to wait."""
-        self.complain("{error}; what passed is not remembered", error=failure.value)
 
     def complain(self, text: str, **fields: object) -> None:
         """Log something that may happen with each request, but not each time."""

@@ -140,6 +140,14 @@ class Postfix(Server):
         for file in files:
             shutil.chown(file, "postfix")
 
+    def message(self, queue_id: str) -> str:
+        """Return a message in the queue, as it was received.
+
+        :raises subprocess.CalledProcessError: it is not there.
+        """
+        argv = [find_program("postcat"), "-c", str(self.config_directory), "-h", "-b", "-q", queue_id]
+        return subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout.decode()
+
     def children(self, command: str) -> list[int]:
         """Return the process ids of this instance's daemons of one kind."""
         found = []

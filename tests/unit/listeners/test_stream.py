@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from typing import Any, cast
+from weakref import ref
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +104,20 @@ class TestReplies(StreamTests):
         other.send(requests(b"!x"))
         assert other.received() == b"!x"
         assert self.factory.connections == {other.protocol}
+
+    def test_what_the_client_left(self) -> None:
+        """The half of a request that was received is forgotten with the client, and not some time later."""
+
+        class Reader(NetstringReader):
+            """Unlike its base class, this one can be watched."""
+
+        self.server._reader = Reader(1000)
+        reader = ref(self.server._reader)
+        self.client.send(b"999:half")
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.client.leave(ConnectionDone())
+        assert reader() is None
 
     def test_normal_end(self) -> None:
         """That a client closes its connection is not logged."""

@@ -10,8 +10,8 @@ from socketmap_memcache.protocols.memcache import MemcacheError, Reply
 
 LIMITS = Limits(data_size_limit=10)
 GET = Get(b"k", LIMITS, {}, FIRING, Deferred())
-SET = Set(b"k", b"v", 1, 2, LIMITS)
-DELETE = Delete(b"k", LIMITS)
+SET = Set(b"k", b"v", 1, 2, LIMITS, FIRING, Deferred())
+DELETE = Delete(b"k", LIMITS, FIRING, Deferred())
 
 
 def test_wire() -> None:
@@ -25,7 +25,7 @@ def test_wire() -> None:
         (GET, Reply(b"END"), None),
         (GET, Reply(b"END", b"k", b"v"), b"v"),
         (GET, Reply(b"END", b"k", b""), b""),
-        (SET, Reply(b"STORED"), None),
+        (SET, Reply(b"STORED"), True),
         (DELETE, Reply(b"DELETED"), True),
         (DELETE, Reply(b"NOT_FOUND"), False),
     ],
@@ -74,4 +74,4 @@ def test_too_long() -> None:
 def test_abstract() -> None:
     """A command has to say what a reply means."""
     with pytest.raises(NotImplementedError):
-        Command(b"k", b"", LIMITS).result(Reply(b"END"))
+        Command(b"k", b"", LIMITS, FIRING, Deferred()).result(Reply(b"END"))

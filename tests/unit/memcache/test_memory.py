@@ -24,7 +24,7 @@ class TestMemoryCache(SynchronousTestCase):
         return self.successResultOf(self.cache.get(key, LIMITS))
 
     def set(self, key: bytes, value: bytes, ttl: int = 0) -> None:
-        assert self.successResultOf(self.cache.set(key, value, 7, ttl, LIMITS)) is None
+        assert self.successResultOf(self.cache.set(key, value, 7, ttl, LIMITS)) is True
 
     def test_interface(self) -> None:
         """The memory is a cache like any other."""

@@ -63,5 +63,5 @@ class TestSharing(ClientTests):
         assert connection.received() == b"get k\r\nset k 0 0 1\r\nv\r\nget k\r\ndelete k\r\nget k\r\n"
         connection.send(b"END\r\nSTORED\r\n" + HIT + b"DELETED\r\nEND\r\n")
         assert [self.successResultOf(done) for done in (before, between, after)] == [None, b"v", None]
-        assert self.successResultOf(stored) is None
+        assert self.successResultOf(stored) is True
         assert self.successResultOf(deleted) is True

@@ -51,10 +51,15 @@ class FakeCache:
     def get_for(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         tell(self.get(key, limits), asker, token)
 
-    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[None]:
+    def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
         self.trace.append(f"set {key!r} {value!r} {flags} {ttl}")
         self.set_limits = limits
-        return answer(self.set_answer)
+        return answer(self.set_answer).addCallback(lambda _: True)
+
+    def set_for(
+        self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any
+    ) -> None:
+        tell(self.set(key, value, flags, ttl, limits), asker, token)
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         self.trace.append(f"delete {key!r}")

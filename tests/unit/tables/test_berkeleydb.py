@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from zope.interface.verify import verifyObject
@@ -105,6 +106,29 @@ class TestOpen:
     def test_no_name(self, kind: str) -> None:
         """The name must not be empty."""
         assert open_error(f"{kind}:") == f"{kind}: needs the path of a file"
+
+    def test_create(self, kind: str, tmp_path: Path) -> None:
+        """A table of the service's own is made where there is none, and nothing else is left; an old one stays."""
+        for value in (b"first", b"second"):
+            reactor = StoreReactor()
+            table = reactor.context().open_table(f"{kind}:{tmp_path}/made", create=True)
+            reactor.result(table.update(value, value))
+            table.close()
+        assert [file.name for file in tmp_path.iterdir()] == ["made.db"]
+        assert (tmp_path / "made.db").stat().st_mode & 0o777 == 0o640
+        assert read(tmp_path / "made.db") == {b"first\0": b"first\0", b"second\0": b"second\0"}
+
+    def test_create_together(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where another process makes the file at the same moment, its file is used."""
+        write(tmp_path / "made.db", kind, with_nul(b"theirs"))
+        monkeypatch.setattr(Path, "exists", lambda _: False)
+        StoreReactor().context().open_table(f"{kind}:{tmp_path}/made", create=True).close()
+        assert list(read(tmp_path / "made.db")) == [b"theirs\0"]
+
+    def test_create_nowhere(self, kind: str, tmp_path: Path) -> None:
+        """A file that cannot be made is an error that names it."""
+        with pytest.raises(ConfigurationError, match=f"^{tmp_path}/missing/made.db: cannot be opened: No such file"):
+            StoreReactor().context().open_table(f"{kind}:{tmp_path}/missing/made", create=True)
 
     def test_missing_file(self, kind: str, tmp_path: Path) -> None:
         """A file that is missing is named, with the command that makes it, and is not made."""
@@ -275,6 +299,26 @@ class TestWalk:
             if entry[0] == b"098":
                 break
         assert seen == [key for key in keys if int(key) % 3 != 1][:66]
+
+    def test_deleted_ahead(self, opened: Opened) -> None:
+        """A walk through a hash goes on behind keys that it has noted and that are all gone."""
+        cursor = opened.table.cursor()
+        with patch.object(berkeleydb_tables, "READ_AHEAD", 1):
+            assert opened.next(cursor) == (b"a", b"value of a")
+            opened.delete(b"b")
+            assert opened.next(cursor) == (b"c", b"value of c")
+            assert opened.next(cursor) is None
+
+    def test_fails(self, opened: Opened) -> None:
+        """A walk fails when the table does, and goes on when it is back."""
+        cursor = opened.table.cursor()
+        opened.next(cursor)
+        opened.update(b"z", b"v")
+        away = opened.path.rename(opened.path.with_suffix(".away"))
+        with pytest.raises(TemporaryError):
+            opened.next(cursor)
+        away.rename(opened.path)
+        assert opened.next(cursor) == (b"b", b"value of b")
 
     def test_two_walks(self, opened: Opened) -> None:
         """Two walks at once do not disturb each other."""

@@ -25,8 +25,9 @@ from socketmap_memcache.tables import lmdb_file
 from socketmap_memcache.tables.interface import ITable, RefusedError
 from socketmap_memcache.tables.lmdb import LmdbStore, has_ended, open_lmdb, pack
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Kind, Operation, StoreTable
+from socketmap_memcache.tables.store import Halfway, Kind, Operation, StoreTable
 
+from .store_reactor import StoreReactor
 from .thread_clock import PATIENCE, ThreadClock
 
 if TYPE_CHECKING:
@@ -84,9 +85,9 @@ class LmdbTests(SynchronousTestCase):
     def walk(self, store: LmdbStore) -> list[tuple[bytes, bytes]]:
         entries = []
         key = b""
-        while (entry := self.do(store, Kind.AFTER, key)) is not None:
-            entries.append(entry)
-            key = entry[0]
+        while found := self.do(store, Kind.AFTER, key):
+            entries += found
+            key = found[-1][0]
         return entries
 
 
@@ -299,25 +300,52 @@ class TestTimeToLive(LmdbTests):
             self.do(store, Kind.UPDATE, key, b"v", 10)
         self.do(store, Kind.UPDATE, b"c", b"v")
         self.now += 10
-        assert self.do(store, Kind.AFTER, b"") == (b"c", b"v")
+        assert self.do(store, Kind.AFTER, b"") == [(b"c", b"v")]
         self.do(store, Kind.UPDATE, b"b", b"new", 10)  # after the walk has seen it
         self.do(store, Kind.DELETE, b"a")
-        assert self.do(store, Kind.AFTER, b"c") is None
+        assert self.do(store, Kind.AFTER, b"c") == []
         store.close()
         assert sorted(self.content()) == [b"b\0", b"c\0"]
 
     def test_much_to_delete(self) -> None:
-        """What has ended is deleted before the end of a walk when it is much."""
+        """A walk passes over what has ended, and deletes it, in steps; what is asked for in between is not held up."""
         self.make()
         store = self.open()
         for key in (b"a", b"b", b"c", b"e"):
             self.do(store, Kind.UPDATE, key, b"v", 10)
         self.do(store, Kind.UPDATE, b"d", b"v")
         self.now += 10
-        with patch.object(lmdb_module, "PURGE_LIMIT", 2):
-            assert self.do(store, Kind.AFTER, b"") == (b"d", b"v")
+        with patch.object(lmdb_module, "PURGE_LIMIT", 2), patch.object(store, "_purge", wraps=store._purge) as purge:
+            walks = [operation(Kind.AFTER, b""), operation(Kind.AFTER, b"")]
+            assert store.execute(walks) == [Halfway(b"b"), Halfway(b"b")]
+            assert purge.call_count == 1
+            assert self.do(store, Kind.LOOKUP, b"d") == b"v"
+            assert self.do(store, Kind.AFTER, b"b") == [(b"d", b"v")]
+            assert purge.call_count == 2
         store.close()
-        assert sorted(self.content()) == [b"c\0", b"d\0", b"e\0"]
+        assert sorted(self.content()) == [b"d\0"]
+
+    def test_ahead(self) -> None:
+        """A walk takes some entries at once, and not many more when they are large."""
+        self.make({b"%03d\0" % number: b"v\0" for number in range(250)})
+        store = self.open()
+        assert len(self.do(store, Kind.AFTER, b"")) == 100
+        assert [len(self.do(store, Kind.AFTER, key)) for key in (b"099", b"199")] == [100, 50]
+        self.do(store, Kind.UPDATE, b"100", b"x" * 100_000)
+        assert self.do(store, Kind.AFTER, b"099") == [(b"100", b"x" * 100_000)]
+
+    def test_walk_through_much(self) -> None:
+        """A walk through a table comes to what is behind thousands of entries that have ended."""
+        self.make({b"%d\0" % number: pack(b"v", b"\0", 1) for number in range(5000)} | {b"x\0": b"v\0"})
+        reactor = StoreReactor()
+        table = StoreTable("lmdb:x", self.open(), reactor)
+        cursor = table.cursor()
+        assert reactor.result(cursor.next()) == (b"x", b"v")
+        assert reactor.result(cursor.next()) is None
+        table.close()
+        assert table._thread is not None
+        table._thread.join(PATIENCE)
+        assert self.content() == {b"x\0": b"v\0"}
 
     def test_not_writable(self) -> None:
         """A walk goes on where nothing can be deleted."""
@@ -343,7 +371,7 @@ class TestBatches(LmdbTests):
                     operation(Kind.AFTER, b""),
                 ]
             )
-        assert results == [b"1", True, b"2", True, None]
+        assert results == [b"1", True, b"2", True, []]
         assert transact.call_count == 1
 
     def test_given_up(self) -> None:

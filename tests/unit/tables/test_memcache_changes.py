@@ -8,10 +8,19 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from socketmap_memcache.errors import LookupTimeout, PermanentError, TemporaryError
+from socketmap_memcache.errors import LookupTimeout, TemporaryError
 from socketmap_memcache.memcache.memory import MONTH
-from socketmap_memcache.tables.interface import IBatchTable, ICursor, ITable, ReadOnlyError, RefusedError
+from socketmap_memcache.tables.interface import (
+    IBatchTable,
+    ICursor,
+    IRefusing,
+    ITable,
+    NoBackupError,
+    ReadOnlyError,
+    RefusedError,
+)
 from socketmap_memcache.tables.memcache import MemcacheTable
+from socketmap_memcache.tables.partial_keys import PartialKeys, PartialKeysTable
 from socketmap_memcache.tables.read_only import ReadOnlyTable
 from tests.unit.tables.fakes import Domains, FakePool, MemcacheTableTests, open_table
 
@@ -126,6 +135,19 @@ class TestUpdate(ChangeTests):
             assert failure.getErrorMessage() == f"table fixed:x: {operation} operation is not supported"
         self.assertTrace()
 
+    def test_read_only_behind(self) -> None:
+        """It is so, too, where the backup that cannot be changed is that of the backup, or has partial keys."""
+
+        class Fixed(ReadOnlyTable):
+            name = "fixed:x"
+
+        fixed = PartialKeysTable(cast(ITable, Fixed()), PartialKeys("address"))
+        table = open_table(self.cache, open_table(self.cache, fixed))
+        verifyObject(IRefusing, table)
+        self.failureResultOf(table.update(b"k", b"v"), ReadOnlyError)
+        self.failureResultOf(table.delete(b"k"), ReadOnlyError)
+        self.assertTrace()
+
     def test_domain(self) -> None:
         """An update waits for the domain list; when that fails nothing is changed, and the update fails."""
         for matches in (True, TemporaryError("down")):
@@ -214,8 +236,8 @@ class TestCursor(ChangeTests):
 
     def test_no_backup(self) -> None:
         """Without a backup there is nothing to walk through, and each step says so."""
-        failure = self.failureResultOf(open_table(self.cache).cursor().next(), PermanentError)
-        assert failure.getErrorMessage() == "memcache:/x.cf: first/next support requires a backup database"
+        failure = self.failureResultOf(open_table(self.cache).cursor().next(), NoBackupError)
+        assert failure.getErrorMessage() == "database memcache:/x.cf: first/next support requires backup database"
 
 
 class TestStale(ChangeTests):

@@ -41,6 +41,14 @@ class MemoryTableTests(SynchronousTestCase):
             assert self.successResultOf(self.table.delete(key)) is False
             self.failureResultOf(self.table.update(key, b"v"), RefusedError)
 
+    def test_case(self) -> None:
+        """Upper and lower case differ where keys are not to be folded."""
+        self.context.fold_keys = False
+        self.table = MemoryTable("memory:x", 100_000, self.context)
+        self.update(b"K", b"v")
+        assert [self.lookup(key) for key in (b"k", b"K")] == [None, b"v"]
+        assert [self.successResultOf(self.table.delete(key)) for key in (b"k", b"K")] == [False, True]
+
     def test_refused(self) -> None:
         """Values that Postfix could not read back, and a ttl that is none, are refused; the old value stays."""
         self.update(b"k", b"old")

@@ -60,6 +60,13 @@ class OpenMemcacheTests(SynchronousTestCase):
         assert self.reactor.getDelayedCalls() == []
         table.close()
 
+    def test_create(self) -> None:
+        """Whoever wants a table to be made if there is none gets a backup that is made, options or not."""
+        for backup in (f"lmdb:{self.directory}/a", f"{{ lmdb:{self.directory}/b, timeout=1s }}"):
+            Path(self.path).write_text(f"backup = {backup}\n")
+            self.context.open_table(f"memcache:{self.path}", create=True).close()
+        assert sorted(path.name for path in Path(self.directory).glob("*.lmdb")) == ["a.lmdb", "b.lmdb"]
+
     def test_all(self) -> None:
         """Every parameter of memcache_table(5) is honoured."""
         table = self.open(

@@ -122,6 +122,13 @@ class OperationTests(ProxyTestCase):
         server.send("status|0|value|the value||")
         assert result_of(answer) == b"the value"
 
+    def test_case(self) -> None:
+        """A key is sent as it is where it is not to be folded."""
+        context = TableContext(ClientPool(self.reactor), fold_keys=False)
+        self.table = cast("ProxyTable", context.open_table("proxy:btree:/x"))
+        self.table.lookup(b"KEY")
+        assert self.opened().received() == f"request|lookup|table|btree:/x|flags|{FLAGS}|key|KEY||"
+
     def test_missing(self) -> None:
         """A key that the server does not find is missing."""
         answer = self.table.lookup(b"key")
@@ -169,13 +176,24 @@ class OperationTests(ProxyTestCase):
         assert result_of(answer) == b"value"
 
     def test_impossible_keys(self) -> None:
-        """A key that is empty, not UTF-8, or has NUL is missing, and cannot be stored; nothing is sent."""
-        for key in (b"", b"\xff", b"a\0value\0b"):
+        """A key that is not UTF-8, or has NUL, is missing, and cannot be stored; nothing is sent."""
+        for key in (b"\xff", b"a\0value\0b"):
             assert result_of(self.table.lookup(key)) is None
             assert result_of(self.table.delete(key)) is False
             self.error_of(self.table.update(key, b"value"), RefusedError, "proxy:btree:/x: a key")
         self.error_of(self.table.update(b"key", b"a\nb"), RefusedError, "newline")
         self.quiet()
+
+    def test_empty_key(self) -> None:
+        """An empty key is asked for, for there are tables that have every key; it cannot be changed."""
+        assert result_of(self.table.delete(b"")) is False
+        self.error_of(self.table.update(b"", b"value"), RefusedError, "proxy:btree:/x: a key")
+        self.quiet()
+        answer = self.table.lookup(b"")
+        server = self.opened()
+        assert server.received() == f"request|lookup|table|btree:/x|flags|{FLAGS}|key|||"
+        server.send("status|0|value|any||")
+        assert result_of(answer) == b"any"
 
     def test_statuses(self) -> None:
         """Each status that is a failure fails, with who can help; the connection goes on."""

@@ -129,6 +129,13 @@ class TestLookup:
         assert [site.lookup(table, key) for key in (b"b", b"", b"\xff", b"a\0")] == [None] * 4
         assert table.name == f"sqlite:{site.cf}"
 
+    def test_case(self, site: Site) -> None:
+        """A key is asked for as it is where it is not to be folded; the case of its domain still does not matter."""
+        site.context.fold_keys = False
+        table = site.open(QUERY + "domain = example.com\n", [("Cap@Example.COM", "1")])
+        assert site.lookup(table, b"Cap@Example.COM") == b"1"
+        assert site.lookup(table, b"cap@example.com") is None
+
     def test_quoting(self, site: Site) -> None:
         """Quotes and all else in a key are text, not SQL; the second of two statements is never done."""
         keys = ["' OR 1=1 --", "a'b", "a\\'b", "';DELETE FROM t;--", 'x"y', "a;b", "%s", "\u2019"]

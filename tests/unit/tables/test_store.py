@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TemporaryError
 from socketmap_memcache.tables import store as store_module
 from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError
-from socketmap_memcache.tables.store import Kind, Operation, StoreTable
+from socketmap_memcache.tables.store import Halfway, Kind, Operation, StoreTable
 
 from .thread_clock import PATIENCE, ThreadClock
 
@@ -65,7 +65,7 @@ class DictStore:
             return True
         if operation.kind is Kind.DELETE:
             return self.content.pop(operation.key, None) is not None
-        return min(((key, self.content[key]) for key in self.content if key > operation.key), default=None)
+        return sorted(item for item in self.content.items() if item[0] > operation.key)[:3]
 
 
 class StoreTableTests(SynchronousTestCase):
@@ -138,9 +138,43 @@ class TestOperations(StoreTableTests):
         verifyObject(ICursor, cursor)
         assert self.result(cursor.next()) == (b"a", b"1")
         assert self.result(cursor.next()) == (b"c", b"3")
-        del self.store.content[b"c"]
-        self.store.content[b"b"] = self.store.content[b"d"] = b"new"
+        self.result(self.table.delete(b"c"))
+        self.result(self.table.update(b"b", b"new"))
+        self.result(self.table.update(b"d", b"new"))
         assert [self.result(cursor.next()) for _ in range(4)] == [(b"d", b"new"), (b"e", b"5"), None, None]
+
+    def test_cursor_ahead(self) -> None:
+        """A walk asks for some entries at once, and again when they are a second old."""
+        self.store.content = {b"%d" % number: b"old" for number in range(5)}
+        cursor = self.table.cursor()
+        assert [self.result(cursor.next()) for _ in range(4)] == [(b"%d" % number, b"old") for number in range(4)]
+        assert len(self.store.batches) == 2
+        self.store.content = {b"4": b"new", b"5": b"new"}
+        self.clock.advance(1)
+        assert [self.result(cursor.next()) for _ in range(3)] == [(b"4", b"new"), (b"5", b"new"), None]
+
+    def test_cursor_update_meanwhile(self) -> None:
+        """What is updated while a walk reads ahead comes with its new value."""
+        self.store.content = {b"a": b"1", b"b": b"2"}
+        self.hang()
+        cursor = self.table.cursor()
+        first, updated = cursor.next(), self.table.update(b"b", b"new")
+        self.store.gate.set()
+        assert [self.result(first), self.result(updated)] == [(b"a", b"1"), True]
+        assert self.result(cursor.next()) == (b"b", b"new")
+
+    def test_cursor_halfway(self) -> None:
+        """A walk goes on from where the store has got; what was read ahead before does not come again."""
+        found = {b"": [(b"a", b"1"), (b"b", b"2")], b"a": Halfway(b"c"), b"c": [(b"d", b"4")]}
+        cursor = self.table.cursor()
+        with patch.object(self.store, "_do", lambda operation: found[operation.key]):
+            assert self.result(cursor.next()) == (b"a", b"1")
+            self.clock.advance(1)
+            done: list[object] = []
+            cursor.next().addCallback(done.append)
+            while not done:
+                self.clock.run_call()
+            assert done == [(b"d", b"4")]
 
     def test_batch(self) -> None:
         """What waits while the store is busy is done as one batch, in order, up to a limit."""
@@ -260,6 +294,18 @@ class TestTimeout(StoreTableTests):
         self.assertNoResult(answers[0])
         self.clock.advance(1)
         self.failure(answers[0], LookupTimeout)
+
+    def test_asked_again_beside_others(self) -> None:
+        """Who asks again as soon as the time is over does not put off the time limit of the others."""
+        self.hang()
+        self.table.lookup(b"a").addErrback(lambda _: self.table.lookup(b"b").addErrback(ignore))
+        self.clock.advance(1)
+        other = self.table.lookup(b"c")
+        self.clock.advance(4)
+        self.assertNoResult(other)
+        self.clock.advance(1)
+        self.failure(other, LookupTimeout)
+        self.clock.advance(5)
 
     def test_independent(self) -> None:
         """A store that hangs does not hold up another table."""

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from socketmap_memcache.asker import Asker
+from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.tables.interface import IAskedTable, ICursor, ITable
 from socketmap_memcache.tables.read_only import ItemsCursor
 
@@ -79,3 +79,6 @@ class AskedTable(HeldTable):
     def lookup_for(self, key: bytes, asker: Asker, token: Any) -> None:
         self.asked.append(("lookup_for", key))
         asker.answered(self.entries.get(key), token)
+
+    def update_for(self, key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
+        tell(self.update(key, value, ttl), asker, token)

@@ -18,6 +18,7 @@ from socketmap_memcache.config.syntax import Entry, ParsedFile
 from socketmap_memcache.errors import ConfigurationError, TemporaryError
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.policies.greylist.lists import Lists
+from socketmap_memcache.policies.greylist.decision_log import PAUSE
 from socketmap_memcache.policies.greylist.policy import GreylistPolicy, greylist_type
 from socketmap_memcache.policies.greylist.recipient_access import RecipientAccess
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings
@@ -78,10 +79,10 @@ class PolicyTests(SynchronousTestCase):
 
     def lines(self, **attributes: bytes | None) -> list[str]:
         """Ask, and return what is logged."""
-        self.clock.advance(0)
+        self.clock.advance(PAUSE)
         with capturedLogs() as events:
             self.ask(**attributes)
-            self.clock.advance(0)
+            self.clock.advance(PAUSE)
         return texts(events)
 
 
@@ -171,7 +172,7 @@ class TestDecisions(PolicyTests):
         assert self.policy.fail_action == b"DUNNO"
         with capturedLogs() as events:
             assert self.ask() == b"DUNNO"
-            self.clock.advance(0)
+            self.clock.advance(PAUSE)
         assert texts(events) == [f"action=greylist, reason=new, {REST}, training=yes"]
         assert KEY in self.table.entries
         self.clock.advance(300)
@@ -350,7 +351,7 @@ class TestFailures(PolicyTests):
             self.assertNoResult(answer)
             assert texts(events) == []
             self.table.release()
-            self.clock.advance(0)
+            self.clock.advance(PAUSE)
         assert self.successResultOf(answer) == DEFERRED
         assert len(events) == 1
 
@@ -362,7 +363,7 @@ class TestFailures(PolicyTests):
         assert isinstance(answer, Deferred)
         with capturedLogs() as events:
             self.table.release()
-            self.clock.advance(0)
+            self.clock.advance(PAUSE)
         assert self.successResultOf(answer) == b"DUNNO"
         assert texts(events)[1:] == [f"action=pass, reason=no store, {REST}"]
         for failing in (0, 1):
@@ -459,7 +460,7 @@ class TestClose(PolicyTests):
         for answer in answers:
             assert isinstance(answer, Deferred)
             assert self.successResultOf(answer) == DEFERRED
-        self.clock.advance(0)
+        self.clock.advance(PAUSE)
         assert not self.clock.getDelayedCalls()
 
     def test_answered(self) -> None:
