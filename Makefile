@@ -37,7 +37,7 @@ check:
 	.ci/run
 
 bench: benchmarks/load $(VENV)/installed-test
-	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached
+	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached postgrey
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 benchmarks/load: benchmarks/load.c
@@ -65,6 +65,6 @@ $(VENV)/installed-lint: $(VENV)/created setup.cfg
 	touch $@ $(VENV)/installed $(VENV)/installed-test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info benchmarks/load .coverage .coverage.* htmlcov
+	rm -rf $(VENV) build dist *.egg-info benchmarks/load examples/quickstart/greylist.lmdb .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis twisted/plugins/dropin.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.backups import measure_backups
+from benchmarks.greylisting import greylisting_mark, measure_greylisting
 from benchmarks.load import HERE, Load, Result
 from benchmarks.map_ratio import map_mark, measure_map
 from tests.integration.harness.memcached import Memcached
@@ -93,6 +94,7 @@ def run(
         for result in measure_map(memcached, postfix, table, map_keys):
             report(result)
     measure_backups(backup_keys, report)
+    measure_greylisting(seconds, backup_keys, report)
     return results
 
 
@@ -104,7 +106,7 @@ def marks(results: Sequence[Result]) -> dict[str, bool]:
     return {
         f"64 connections: {ratio:.2f} of the native rate, at least {LEAST_RATIO}": ratio >= LEAST_RATIO,
         f"64 connections: {cpu_us:.1f} us of CPU a look-up, at most {MOST_CPU_US:g}": cpu_us <= MOST_CPU_US,
-        **dict([map_mark(results)]),
+        **dict([map_mark(results), greylisting_mark(results)]),
     }
 
 

@@ -36,21 +36,30 @@ class Load:
     seconds: float
 
     def run(
-        self, name: str, mode: str, address: str, connections: int, pid: int, table: str = "bench", requests: int = 0
+        self,
+        name: str,
+        mode: str,
+        address: str,
+        connections: int,
+        pid: int,
+        table: str = "bench",
+        requests: int = 0,
+        expected: str = "hit",
     ) -> Result:
         """Measure a server, whose process is ``pid``.
 
         :param mode: the protocol, as load.c names it.
         :param table: the name of the map.
         :param requests: how many, instead of for how long.
-        :raises RuntimeError: a look-up failed or was not found.
+        :param expected: what all answers have to be, as load.c counts them: ``hit`` or ``miss``.
+        :raises RuntimeError: a request failed, or had another answer.
         """
         length = ["-n", str(requests)] if requests else ["-t", str(self.seconds)]
         options = ["-c", str(connections), *length, "-p", str(pid), "-m", table]
         argv = [str(HERE / "load"), *options, mode, address, str(self.keys)]
         ran = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=self.seconds + 60)
         figures = dict(word.split("=") for word in ran.stdout.split()[1:])
-        if ran.returncode or figures["miss"] != "0":
+        if ran.returncode or figures[{"hit": "miss", "miss": "hit"}[expected]] != "0":
             raise RuntimeError(f"{' '.join(argv)}: {ran.stdout}{ran.stderr}")
         rate, p50, p99, cpu = (float(figures[figure]) for figure in ("rate", "p50", "p99", "cpu_us"))
         return Result(name, connections, rate, p50, p99, cpu)

@@ -105,7 +105,7 @@ class SocketmapMemcacheService(Service):
         """Describe what is served, and how to try it."""
         tables, policies = self._config.tables, self._config.policies.policies
         lines = [f"serving {name} = {table.name}" for name, table in tables.items()]
-        lines += [f"asking policy {policy.name}" for policy in policies]
+        lines += [f"asking policy {getattr(policy, 'description', policy.name)}" for policy in policies]
         for address in self._config.socketmap_listen:
             lines.append(f"listening on {address.text} (socketmap)")
             lines += _to_try(address, next(iter(tables)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -15,8 +16,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # What is imported is what is needed: a map command may be over in less time than all the imports take.
     if arguments[:1] == ["map"]:
+        gc.disable()  # nothing of what is imported is garbage, and to look for it takes time again and again
         from socketmap_memcache.commands import map as map_command
 
+        gc.freeze()
+        gc.enable()
         return map_command.main(arguments[1:])
 
     import argparse

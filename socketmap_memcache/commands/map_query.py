@@ -177,7 +177,7 @@ def _format_plain(answers: _Answers, lines: list[bytes]) -> bool:
     if Failure in kinds or not b"".join(answers.keys).isascii():
         return False
     pairs: Any = zip(answers.keys, answers.values, strict=True)
-    if None.__class__ in kinds:
+    if type(None) in kinds:
         pairs = [pair for pair in pairs if pair[1] is not None]
     found = b"\n".join(map(b"\t".join, pairs))
     found += b"\n" if found else b""

@@ -22,7 +22,10 @@ DUNNO = b"DUNNO"
 
 
 class IPolicy(Interface):
-    """A policy: says what Postfix shall do with a request."""
+    """A policy: says what Postfix shall do with a request.
+
+    It may also have ``description: str``, which the log shows at the start in place of its name.
+    """
 
     name: str = Attribute("The name of its type, as in ``policies =``.")
 

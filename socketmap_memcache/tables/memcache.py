@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
@@ -35,9 +35,11 @@ from socketmap_memcache.tables.interface import (
 from socketmap_memcache.tables.key_format import KeyFormat
 from socketmap_memcache.tables.lookup_all import Answer, gather
 from socketmap_memcache.tables.lookup_first import first_of
-from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.read_only import RefusingCursor, refusal_of
 from socketmap_memcache.tables.single_flight import SingleFlight, Waiters
+
+if TYPE_CHECKING:
+    from socketmap_memcache.tables.match_list import MatchList
 
 #: Keys in one command to memcached, at most, where many are looked up at once.
 _KEYS_A_GET = 100

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, parse, read_file, split_list, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.match_list import MatchList
-from socketmap_memcache.tables.partial_keys import KINDS, PartialKeys, PartialKeysTable
 from socketmap_memcache.tables.registry import TableContext
+
+if TYPE_CHECKING:
+    # At run time they are imported where they are used: few tables do, and a map command may be over before they are.
+    from socketmap_memcache.tables.match_list import MatchList
+    from socketmap_memcache.tables.partial_keys import PartialKeys
 
 
 def read_cf(kind: str, name: str) -> Parameters:
@@ -37,12 +43,17 @@ def read_partial_keys(parameters: Parameters, context: TableContext) -> PartialK
     kind = parameters.text("partial_keys", "none")
     delimiters = parameters.text("recipient_delimiter", "").encode(errors="surrogateescape")
     local_domains = read_match_list(parameters, "local_domains", context)
-    subdomains_match = parameters.boolean("parent_domain_matches_subdomains", KINDS.get(kind, True))
+    kinds: Mapping[str, bool] = {}
+    if kind != "none":
+        from socketmap_memcache.tables.partial_keys import KINDS, PartialKeys
+
+        kinds = KINDS
+    subdomains_match = parameters.boolean("parent_domain_matches_subdomains", kinds.get(kind, True))
     propagate = parameters.boolean("propagate_unmatched_extensions", True)
-    if kind in KINDS:
+    if kind in kinds:
         return PartialKeys(kind, delimiters, local_domains, subdomains_match, propagate)
     if kind != "none":
-        parameters.error("partial_keys", f"partial_keys = {kind}: write one of none, {', '.join(KINDS)}")
+        parameters.error("partial_keys", f"partial_keys = {kind}: write one of none, {', '.join(kinds)}")
     if local_domains is not None:
         local_domains.close()
     return None
@@ -50,7 +61,11 @@ def read_partial_keys(parameters: Parameters, context: TableContext) -> PartialK
 
 def with_partial_keys(table: ITable, partial_keys: PartialKeys | None) -> ITable:
     """Give a table that tries partial keys, if there is something to try."""
-    return table if partial_keys is None else PartialKeysTable(table, partial_keys)
+    if partial_keys is None:
+        return table
+    from socketmap_memcache.tables.partial_keys import PartialKeysTable
+
+    return PartialKeysTable(table, partial_keys)
 
 
 def open_with_options(spec: str, context: TableContext, create: bool = False) -> ITable:
@@ -107,6 +122,8 @@ def read_match_list(parameters: Parameters, name: str, context: TableContext) ->
     spec = parameters.text(name, "")
     if not spec:
         return None
+    from socketmap_memcache.tables.match_list import MatchList
+
     try:
         return MatchList.parse(spec, context)
     except ConfigurationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -51,20 +52,22 @@ class Host(Service):
             cf_lines.append(f"backup = lmdb:{directory}/backup")
         self._table = write_config(place / "greylist.cf", "".join(f"{line}\n" for line in cf_lines))
         (place / "recipients").write_text("slow@example.org delay=1h\n")
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(EXAMPLE), os.environ.get("PYTHONPATH", "")])}
+        shutil.copytree(EXAMPLE, place / "policy", ignore=shutil.ignore_patterns("dropin.cache"))
+        path = [str(place / "policy"), *filter(None, [os.environ.get("PYTHONPATH")])]
         super().__init__(
             place,
             self.text(*lines),
             listen=[f"unix:{place}/socketmap.sock"],
             policy_listen=[f"inet:127.0.0.1:{free_port()}"],
-            env=env,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
         )
 
     def text(self, *lines: str) -> str:
         """Give a main.cf, without where to listen."""
         place = self._table.parent
         usual = [
-            "policies = greylist",
+            "policies = blocked_senders greylist",
+            f"blocked_senders_table = texthash:{place}/policy/blocked_senders",
             f"greylist_table = memcache:{self._table}",
             "greylist_delay = 1s",
             f"greylist_recipient_access = texthash:{place}/recipients",
@@ -136,7 +139,7 @@ def backed() -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Site]:
     """There is no backup."""
-    with make_site("policy_timeout = 1s") as site:
+    with make_site("policy_timeout = 2s") as site:
         yield site
 
 
@@ -229,18 +232,21 @@ class TestShared:
 
 class TestMemcachedAlone:
     def test_dies(self, alone: Site) -> None:
-        """Without memcached, which has no backup, mail flows at once; when it is back, greylisting goes on."""
+        """Without memcached, which has no backup, mail flows at once; when it is back, what it forgot waits again."""
         host = alone.first
         assert host.ask("bob") == DEFERRED
         alone.memcached.kill()
         begin = time.monotonic()
         assert [host.ask(recipient) for recipient in ("bob", "carol", "slow")] == [b"DUNNO"] * 3
-        assert seconds_since(begin) < 1
+        assert seconds_since(begin) < 1.9
         host.assert_logged("action=pass, reason=no store, client_name=mx.example.com")
         assert host.log.count("; answered DUNNO") == 1
         alone.memcached.start()
         for each in alone.hosts:
             wait_until(lambda: each.ask("slow") == DEFERRED, "memcached is found again")  # noqa: B023
+        assert host.ask("bob") == DEFERRED
+        wait_out()
+        assert delayed(host.ask("bob"))
 
     def test_forgets(self, alone: Site) -> None:
         """A memcached that always is empty again defers a mail twice at each host, and then it passes."""
@@ -269,8 +275,7 @@ class TestDeadStores:
             host.assert_logged("action=pass, reason=no store")
 
             fail_action = "greylist_fail_action = DEFER_IF_PERMIT 4.3.0 Greylisting is broken"
-            blocked = f"blocked_senders_table = texthash:{EXAMPLE}/blocked_senders"
-            host.configure(host.text("policies = greylist blocked_senders", fail_action, blocked))
+            host.configure(host.text("policies = greylist blocked_senders", fail_action))
             host.reload()  # it makes the file
             wait_until(lambda: "reloaded" in host.log, "the reload")
             assert host.ask("slow") == DEFERRED
@@ -299,16 +304,17 @@ class TestSlowStores:
             with ThreadPoolExecutor(len(new)) as threads:
                 begin = time.monotonic()
                 waiting = [threads.submit(host.ask, recipient) for recipient in new]
-                for _ in range(20):
+                for _ in range(10):
                     once = time.monotonic()
                     assert host.ask("new", sasl_username="alice") == b"DUNNO"
+                    assert host.ask("new", sender="spammer@example.com").startswith(b"REJECT")
                     with SocketmapClient(host.addresses[0]) as client:
                         assert client.ask("t", b"key") == b"OK answer"
-                    assert seconds_since(once) < 0.5
+                    assert seconds_since(once) < 1.5
                     time.sleep(0.02)
                 assert {each.result() for each in waiting} == {b"DUNNO"}
-                assert 0.9 < seconds_since(begin) < 2.5
-            host.assert_logged("policy greylist: no action within 1 s; counted as DUNNO")
+                assert 1.9 < seconds_since(begin) < 5
+            host.assert_logged("policy greylist: no action within 2 s; counted as DUNNO")
         finally:
             alone.memcached.thaw()
         wait_until(lambda: host.ask("slow") == DEFERRED, "memcached is found again")
@@ -344,7 +350,7 @@ class TestSlowStores:
                 assert host.ask("bob") == DEFERRED
                 begin = time.monotonic()
                 assert host.ask("slow") == b"DEFER slow"
-                assert 0.9 < seconds_since(begin) < 1.5
+                assert 0.9 < seconds_since(begin) < 1.9
 
     def test_locked(self, directory: Path) -> None:
         """While another program has the lock on the file, mail flows; afterwards it is greylisted."""
@@ -358,8 +364,8 @@ class TestSlowStores:
                 with ThreadPoolExecutor(10) as threads:
                     waiting = [threads.submit(host.ask, f"new{number}") for number in range(10)]
                     assert host.ask("new", sasl_username="alice") == b"DUNNO"
-                    assert seconds_since(begin) < 0.5
+                    assert seconds_since(begin) < 0.9
                     assert {each.result() for each in waiting} == {b"DUNNO"}
-                assert 0.9 < seconds_since(begin) < 2
+                assert 0.9 < seconds_since(begin) < 4
             assert delayed(host.ask("before"))
             assert host.ask("slow") == DEFERRED

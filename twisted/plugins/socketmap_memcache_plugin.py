@@ -5,6 +5,6 @@ from twisted.application.service import ServiceMaker
 serviceMaker = ServiceMaker(
     "socketmap-memcache",
     "socketmap_memcache.tap",
-    "Answers Postfix socketmap look-ups out of memcached, with a persistent backup.",
+    "Answers Postfix: look-ups out of memcached with a persistent backup, and greylisting.",
     "socketmap-memcache",
 )

@@ -26,7 +26,6 @@ ATTRIBUTE_LIMIT = 512
 PLAIN_LIMIT = 200
 
 _MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address in an IPv6 address begins with
-_EXTENSION = re.compile(rb"\+.*", re.DOTALL)
 _NUMBER = re.compile(rb"\b\d+\b")
 _BATV_TAG = re.compile(rb"[0-9a-z]{10}")
 _SRS0 = re.compile(rb"\A(SRS0)[=+-][^=]+=[^=]+=(?=[^=]+=.)", re.IGNORECASE)
@@ -103,7 +102,7 @@ def normalize_sender(sender: bytes, settings: Settings) -> bytes:
         user = _without_batv(user)
     if settings.normalize_srs:
         user = _SRS1.sub(rb"\1=#=\2=#=#=", _SRS0.sub(rb"\1=#=#=", user))
-    user = _EXTENSION.sub(b"", user)
+    user = user.partition(b"+")[0]
     if settings.normalize_hex:
         user = _HEX.sub(_hex_as_number, user)
     return _NUMBER.sub(b"#", user) + at + domain

@@ -88,6 +88,8 @@ class GreylistPolicy:
         :param table: the same. Keys in it that begin with ``t/`` and ``c/`` are the policy's.
         """
         self.fail_action = DUNNO if settings.training_mode else settings.fail_action
+        training = ", in training mode" if settings.training_mode else ""
+        self.description = f"greylist: what is new waits {settings.delay} s, records in {table.name}{training}"
         self.table = table
         self.lookup_for = lookup_for(table)
         self.update_for = update_for(table)

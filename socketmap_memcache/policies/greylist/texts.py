@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import lru_cache
 
 from socketmap_memcache import __version__
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT
@@ -15,6 +16,9 @@ from socketmap_memcache.policies.interface import DUNNO, Request
 
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _VERSION = __version__.encode()
+
+# Domains of recipients for which the text is remembered.
+_DOMAINS = 1000
 
 
 def greylist_reply(settings: Settings, request: Request, missing: int) -> bytes:
@@ -37,11 +41,15 @@ def greylist_text(settings: Settings, recipient: bytes, missing: int, enhanced: 
     :param enhanced: whether Postfix sent ``etrn_domain``, as it does from 2.3 on: then it understands a status code
         before the text. 4.2.0 is taken because Exchange once did not retry after Postfix's own 4.7.1.
     """
-    text = settings.text
+    domain = recipient[:ATTRIBUTE_LIMIT].rpartition(b"@")[2]
+    return _expand(settings.text, domain, missing if b"%s" in settings.text else 0, enhanced)
+
+
+@lru_cache(_DOMAINS)
+def _expand(text: bytes, domain: bytes, missing: int, enhanced: bool) -> bytes:
     if enhanced and not text[:1].isdigit():
         text = b"4.2.0 " + text
-    text = text.replace(b"%s", b"%d" % missing, 1)
-    return text.replace(b"%r", _printable(recipient[:ATTRIBUTE_LIMIT].rpartition(b"@")[2]), 1)
+    return text.replace(b"%s", b"%d" % missing, 1).replace(b"%r", _printable(domain), 1)
 
 
 def header_text(settings: Settings, delayed: int, now: int) -> bytes:

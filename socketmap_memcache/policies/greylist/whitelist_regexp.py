@@ -44,16 +44,23 @@ _CLASSES = {
 }
 
 
+# So many repeats, that of a search which may begin anywhere included, and a search may take long.
+_MANY_REPEATS = 4
+
+
 @attrs.frozen
 class Expression:
     """What a list says between its slashes.
 
     :ivar text: for Python's ``re``.
     :ivar joinable: whether it means the same as one of several alternatives.
+    :ivar quick: whether a search in a host name ends soon, whatever the name: there are few repeats, and none of a
+        group.
     """
 
     text: bytes
     joinable: bool
+    quick: bool
 
 
 def translate(text: bytes) -> Expression:
@@ -63,6 +70,8 @@ def translate(text: bytes) -> Expression:
     """
     parts: list[bytes] = []
     joinable = True
+    repeats = 0 if text.startswith(b"^") else 1
+    before = b""
     for token in _TOKEN.finditer(text):
         kind, value = token.lastgroup, token[token.lastgroup or 0]
         if kind == "bad":
@@ -77,12 +86,15 @@ def translate(text: bytes) -> Expression:
             joinable &= not value.startswith((b"P", b"'")) and (value[:1] != b"<" or value in {b"<=", b"<!"})
         else:
             parts.append(value)
+            if value in {b"*", b"+", b"{"}:
+                repeats += 1 if before != b")" else _MANY_REPEATS
+        before = token[0]
     translated = b"".join(parts)
     try:
         re.compile(translated, re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"bad regular expression: {error}") from error
-    return Expression(translated, joinable)
+    return Expression(translated, joinable, joinable and repeats < _MANY_REPEATS)
 
 
 def _escape(value: bytes) -> bytes:

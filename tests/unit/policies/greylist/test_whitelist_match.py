@@ -130,6 +130,17 @@ def test_slow_expression() -> None:
         matcher.matches(b"a" * 100 + b"!")
 
 
+def test_quick_expression() -> None:
+    """A quick expression is found in any subject, with a time limit where the subject is no host name."""
+    matcher = senders(b"/^a+@/")
+    with mock.patch.object(whitelist_match, "call_with_limit", side_effect=TimeLimitError):
+        assert matcher.matches(b"aaa@example.com")
+        assert not matcher.matches(b"b@example.com")
+        with pytest.raises(TimeLimitError):
+            matcher.matches(b"a" * 255 + b"@")
+    assert matcher.matches(b"a" * 255 + b"@")
+
+
 class Counted(frozenset[bytes]):
     """Counts how often it is asked."""
 

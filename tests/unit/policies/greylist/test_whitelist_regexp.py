@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from time import process_time
 
 import pytest
 
@@ -84,3 +85,29 @@ def test_refused(expression: bytes, reason: str) -> None:
 def test_joinable(expression: bytes, joinable: bool) -> None:
     """An expression can be one of several alternatives unless it has a group with a name, or refers to a group."""
     assert translate(expression).joinable is joinable
+
+
+@pytest.mark.parametrize(
+    "expression, quick",
+    [
+        (b"^mail\\d+\\.example\\.com$", True),
+        (b"^a.*b[0-9]+-c\\w*\\.d$", True),
+        (b"a.*b+c?", True),
+        (b"^a.*b.*c.*d.*e", False),
+        (b"a.*b.*c.*d", False),
+        (b"^(?:a|aa)+$", False),
+        (b"^(a)\\1$", False),
+    ],
+)
+def test_quick(expression: bytes, quick: bool) -> None:
+    """Few repeats, none of them of a group, are not worth a time limit: a search for them in a host name is short."""
+    assert translate(expression).quick is quick
+
+
+@pytest.mark.parametrize("expression", [b"^a*a*a*!", b"a*a*!"])
+def test_quick_is_quick(expression: bytes) -> None:
+    """The worst that counts as quick makes fewer steps than a time limit is for."""
+    assert translate(expression).quick
+    started = process_time()
+    assert re.search(expression, b"a" * 255) is None
+    assert process_time() - started < 0.2

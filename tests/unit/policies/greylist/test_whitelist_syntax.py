@@ -44,7 +44,7 @@ def test_lines() -> None:
     problems: list[Problem] = []
     text = b"# all\r\n\n \t\n  a.example # one\r\nb.example\t\n/c/#d/\nlast.example"
     entries = parse_clients(text, "list", problems)
-    assert entries == [Domain(b"a.example"), Domain(b"b.example"), Expression(b"c", True), Domain(b"last.example")]
+    assert entries == [Domain(b"a.example"), Domain(b"b.example"), Expression(b"c", True, True), Domain(b"last.example")]
     assert problems == []
 
 
@@ -56,7 +56,7 @@ def test_lines() -> None:
         (b"mail_1-a.example", Domain(b"mail_1-a.example")),
         (b".example.com", Domain(b"example.com", itself=False)),
         (b"*.example.com", Domain(b"example.com", itself=False)),
-        (b"/^a/b$/", Expression(b"^a/b$", True)),
+        (b"/^a/b$/", Expression(b"^a/b$", True, True)),
         (b"192.0.2.1", network("192.0.2.1/32")),
         (b"192.0.2", network("192.0.2.0/24")),
         (b"192.168", network("192.168.0.0/16")),
@@ -91,7 +91,7 @@ def test_clients(line: bytes, entry: object) -> None:
         (b"@example.com", Domain(b"example.com", below=False)),
         (b".example.com", Domain(b"example.com", itself=False)),
         (b"*.example.com", Domain(b"example.com", itself=False)),
-        (b"/^$/", Expression(b"^$", True)),
+        (b"/^$/", Expression(b"^$", True, True)),
     ],
 )
 def test_mail_addresses(line: bytes, entry: object) -> None:
