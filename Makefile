@@ -32,6 +32,7 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy socketmap_memcache tests benchmarks
 	$(BIN)/mypy twisted/plugins/socketmap_memcache_plugin.py # apart: it would be found under two names
+	$(BIN)/mypy examples/policy/twisted/plugins/blocked_senders.py
 
 check:
 	.ci/run

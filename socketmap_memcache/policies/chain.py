@@ -38,12 +38,14 @@ class _Waiting:
     """A request for which a policy takes its time.
 
     :ivar place: of that policy.
+    :ivar answer: what it promised.
     :ivar deadline: in reactor seconds.
     """
 
-    __slots__ = ("deadline", "decided", "place", "request", "token")
+    __slots__ = ("answer", "deadline", "decided", "place", "request", "token")
 
     def __init__(self, request: Request, place: int, deadline: float, decided: Decided, token: object) -> None:
+        self.answer: Deferred[bytes]
         self.request = request
         self.place = place
         self.deadline = deadline
@@ -146,6 +148,7 @@ class PolicyChain:
         self._await(waiting, answer)
 
     def _await(self, waiting: _Waiting, answer: Deferred[bytes]) -> None:
+        waiting.answer = answer
         answer.addCallbacks(self._answered, self._answer_failed, callbackArgs=(waiting,), errbackArgs=(waiting,))
 
     def _answered(self, action: bytes, waiting: _Waiting) -> None:
@@ -183,6 +186,7 @@ class PolicyChain:
                 self._timer = self._reactor.callLater(oldest.deadline - now, self._expire)
                 return
             self._finish(oldest, self._overdue(oldest))
+            oldest.answer.cancel()
         self._timer = None
 
     def _overdue(self, waiting: _Waiting) -> bytes:

@@ -40,6 +40,7 @@ class IPolicy(Interface):
         :return: an action of access(5), such as ``b"REJECT not here"``, one line of UTF-8 without NUL; at once, or as a
             Deferred. ``b"DUNNO"``, with or without a text after it, leaves the decision to others. If it raises, or the
             Deferred fails, or there is no action within ``policy_timeout``, ``fail_action`` holds, and it is logged.
+            A Deferred whose time is over is cancelled.
         """
 
     def close() -> None:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from socketmap_memcache.config.syntax import excerpt
-from socketmap_memcache.errors import PermanentError, TableError
+from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
 from socketmap_memcache.policies.greylist.decide import NEW, Decision, decide
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, triplet_key
 from socketmap_memcache.policies.greylist.log_line import printable
@@ -93,8 +93,14 @@ class Attempt:
         if self._action is not None:
             return self._action
         if self._answer is None:
-            self._answer = Deferred()
+            self._answer = Deferred(self._give_up)
         return self._answer
+
+    def _give_up(self, answer: Deferred[bytes]) -> None:
+        """Hear that the time is over: the fail action was the answer."""
+        self._finished = True
+        self._policy.fail(self._request, Failure(LookupTimeout(f"{self._policy.table.name}: no answer in time")))
+        self._policy.done()
 
     def answered(self, value: bytes | None, key: bytes) -> None:
         """Hear what the table has. A record that cannot be read counts as none, so that it is written anew."""
@@ -107,7 +113,7 @@ class Attempt:
             except RecordError as error:
                 self._policy.complain("{key}: {error}; taken as unseen", key=excerpt(key), error=error)
         self._waiting -= 1
-        if not self._waiting:
+        if not self._waiting and not self._finished:
             try:
                 self._decide()
             except Exception:  # noqa: BLE001 (whoever waits must hear of it, whatever it is)
@@ -168,6 +174,8 @@ class Attempt:
 
     def remembered(self, stored: bool, decision: Decision) -> None:
         """Hear that the table has, or has not, stored a triplet that is to be deferred."""
+        if self._finished:
+            return
         policy, request = self._policy, self._request
         if not stored:
             text = f"{policy.table.name}: does not take the keys of greylisting; has it a domain list?"

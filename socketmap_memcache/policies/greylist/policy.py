@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -153,7 +153,7 @@ class GreylistPolicy:
         return Attempt(self, request, client, settings, delay).start()
 
     def _access_failed(self, failure: Failure, request: Request) -> bytes:
-        failure.trap(TableError)
+        failure.trap(TableError, CancelledError)
         return self.fail(request, failure)
 
     def _access_done(self, result: Any) -> Any:

@@ -192,9 +192,23 @@ class TestDeadline(ChainTests):
             assert texts(logs) == ["policy scripted: no action within 10 s; counted as DEFER x"]
             assert self.clock.getDelayedCalls() == []
 
+    def test_cancelled(self) -> None:
+        """A policy hears that its time is over: its Deferred is cancelled, once the action has been told."""
+        heard: list[object] = []
+        decided = decide(self.chain(ScriptedPolicy(Deferred[bytes](lambda _: heard.append(len(actions))))))
+        assert isinstance(decided, Deferred)
+        actions: list[bytes] = []
+        decided.addCallback(actions.append)
+        with capturedLogs() as logs:
+            self.clock.advance(10)
+        assert actions == [b"DUNNO"]
+        assert heard == [1]
+        assert len(logs) == 1
+
     def test_rest_is_not_asked(self) -> None:
         """Of the policies that there was no time to ask, too, the fail actions hold: they may be there to stop mail."""
-        policies = [ScriptedPolicy(answer) for answer in (b"DUNNO", Deferred[bytes](), b"OK", b"OK")]
+        slow = ScriptedPolicy(Deferred[bytes](), Deferred[bytes]())
+        policies = [ScriptedPolicy(b"DUNNO"), slow, ScriptedPolicy(b"OK"), ScriptedPolicy(b"OK")]
         decided = decide(self.chain(*policies[:3]))
         with capturedLogs() as logs:
             self.clock.advance(10)

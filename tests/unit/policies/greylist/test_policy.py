@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import Mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
@@ -300,8 +300,36 @@ class TestRecipientAccess(PolicyTests):
         ]
         assert self.table.asked == []
 
+    def test_cancelled(self) -> None:
+        """When the time is over meanwhile, the fail action was the answer, and is logged as such."""
+        self.access.holds = ["lookup"]
+        with capturedLogs() as events:
+            answer = self.begin()
+            assert isinstance(answer, Deferred)
+            answer.cancel()
+            self.clock.advance(PAUSE)
+        assert texts(events)[-1] == f"action=pass, reason=no store, {REST}"
+        assert self.table.asked == []
+
 
 class TestFailures(PolicyTests):
+    def test_cancelled(self) -> None:
+        """When the time is over, the fail action was the answer; what the table says later is not logged."""
+        for held, asked in (("lookup", 2), ("update", 3)):
+            self.table.holds, self.table.asked = [held], []
+            with capturedLogs() as events:
+                answer = self.begin()
+                assert isinstance(answer, Deferred)
+                answer.cancel()
+                self.failureResultOf(answer, CancelledError)
+                self.table.release()
+                self.clock.advance(PAUSE)
+            assert texts(events)[-1] == f"action=pass, reason=no store, {REST}"
+            assert len([text for text in texts(events) if "action=" in text]) == 1
+            assert len(self.table.asked) == asked
+        self.policy.close()
+        assert self.table.closed
+
     def test_lookup(self) -> None:
         """When the table cannot be asked, mail flows, and that is logged, the cause now and then."""
         self.table.error = TemporaryError("memcached is down")
