@@ -12,6 +12,7 @@ from typing import Protocol as Structure
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -22,6 +23,9 @@ from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, c
 
 #: Seconds that an operation may take, waiting for its turn included.
 STORE_TIMEOUT = 10.0
+
+#: Seconds between two steps of a walk that passes over much.
+BREAK = 0.02
 
 #: Operations that are given to a store at once, at most.
 BATCH_LIMIT = 1000
@@ -208,6 +212,10 @@ class StoreTable:
             self._wake.notify()
         return operation.done
 
+    def after_break(self, action: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        """Do something a moment later, so that others, who may have had to wait, are first."""
+        return deferLater(self._reactor, BREAK, action)
+
     def _normalize(self, key: bytes) -> bytes | None:
         """Return the key as the store has it, or ``None`` for one that no program of Postfix could ask for."""
         return None if b"\0" in key else normalize(key, self._fold_keys)
@@ -316,7 +324,7 @@ class StoreCursor:
     def _take(self, found: list[Entry] | Halfway) -> Any:
         if isinstance(found, Halfway):
             self._last = found.key
-            return self.next()
+            return self._table.after_break(self.next)
         self._ahead = iter(found)
         for entry in self._ahead:
             self._last = entry[0]

@@ -8,20 +8,33 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 
+from socketmap_memcache.policies.greylist.settings import PARAMETERS
+
 from .harness.memcached import Memcached
+from .harness.policy import PolicyClient
 from .harness.postfix import Postfix, needs_root
 from .harness.processes import Server, accepts, free_port, scratch_directory, wait_until, write_config
-from .harness.smtp import ask_recipients
+from .harness.service import Service
+from .harness.smtp import ask_recipient, ask_recipients
 from .harness.socketmap import ask
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
+
+#: The mail that the README has as an example for greylisting.
+MAIL = {
+    "client_address": "192.0.2.7",
+    "client_name": "mx.example.com",
+    "sender": "alice@example.com",
+    "recipient": "bob@example.org",
+}
 
 
 def commands(containing: str) -> list[str]:
@@ -36,6 +49,16 @@ def config(name: str) -> str:
     match = re.search(rf"\.\. code-block:: ini\n   :name: {re.escape(name)}\n\n((?:   .*\n|\n)+)", README)
     assert match is not None, name
     return re.sub(r"^   ", "", match[1], flags=re.MULTILINE)
+
+
+def installed(command: str) -> str:
+    """Return a command with what is installed for the tests in place of what the README installs."""
+    return command.replace("/opt/socketmap-memcache/bin", str(Path(sys.executable).parent))
+
+
+def wait_out() -> None:
+    """Let a delay of one second pass."""
+    time.sleep(1.05)
 
 
 def in_shell(command: str, environment: dict[str, str], cwd: Path) -> str:
@@ -85,34 +108,47 @@ class Command(Server):
 def place() -> Iterator[Place]:
     with scratch_directory() as directory:
         memcached = Memcached(directory, tcp=True)
-        port = free_port()
+        port, policy_port = free_port(), free_port()
         postfix = Postfix(directory, {"virtual_alias_domains": "example.com"})
         queue = postfix.postconf("-h", "queue_directory")
         (directory / "etc").mkdir()
+        (directory / "lib").mkdir()
         (Path(queue) / "socketmap-memcache").mkdir()
         moved = {
             "inet:127.0.0.1:11211": memcached.address,
             "inet:127.0.0.1:10020": f"inet:127.0.0.1:{port}",
             "127.0.0.1 10020": f"127.0.0.1 {port}",
+            "inet:127.0.0.1:10023": f"inet:127.0.0.1:{policy_port}",
             "/opt/socketmap-memcache": str(directory / "opt"),
             "/var/spool/postfix": queue,
             "/etc/postfix": str(directory / "etc"),
+            "/var/lib/socketmap-memcache": str(directory / "lib"),
         }
         with memcached:
             yield Place(directory, moved, memcached, postfix)
 
 
 def test_try_it(place: Place) -> None:
-    """``make run`` serves the quickstart, and the two commands below it give alice's address."""
+    """``make run`` serves the quickstart, and the commands below it give alice's address; greylisting answers as said."""
     assert commands("make run") == ["make run"]
     made = subprocess.run(["make", "--dry-run", "run"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
     (example, command) = re.findall(r"^cd (\S+) && \S+/bin/(twistd .*)$", made, re.MULTILINE)[0]
-    address = place.move("inet:127.0.0.1:10020")
-    command = f"{Path(sys.executable).parent}/{command} --set socketmap_listen={address}"
-    with Command(command, place.directory / "quickstart.log", [address], ROOT / example):
+    copy = place.directory / "quickstart"
+    shutil.copytree(ROOT / example, copy, ignore=shutil.ignore_patterns("*.lmdb"))
+    addresses = [place.move("inet:127.0.0.1:10020"), place.move("inet:127.0.0.1:10023")]
+    changes = f"--set socketmap_listen={addresses[0]} --set policy_listen={addresses[1]} --set greylist_delay=1s"
+    command = f"{Path(sys.executable).parent}/{command} {changes}"
+    with Command(command, place.directory / "quickstart.log", addresses, copy) as server:
         with_postfix, without = (place.move(line) for line in commands("nc -N"))
         assert in_shell(with_postfix, place.environment, ROOT) == "alice@mail.example.com\n"
         assert in_shell(without, place.environment, ROOT) == "25:OK alice@mail.example.com,"
+        wait_until(lambda: server.log.count("try: ") == 3, "all commands are printed")
+        *_, last = re.findall("try: (.*)", server.log)
+        answers = re.findall(r"``(action=[^`]*)``", README)[:3]
+        for answer in answers:
+            pattern = re.sub(r"\d+", r"\\d+", answer.replace("...", ".*"))
+            assert re.fullmatch(pattern, in_shell(last, place.environment, ROOT).strip())
+            wait_out()
 
 
 @needs_root
@@ -152,12 +188,92 @@ def test_use_it(place: Place) -> None:
     assert place.memcached.get(b"aliases:bob@example.com") == b"bob@mail.example.com"
 
 
+@needs_root
+def test_greylisting(place: Place) -> None:
+    """Greylisting as the README configures it defers and lets pass, at Postfix's smtpd; its commands say what they do."""
+    address = place.move("inet:127.0.0.1:10023")
+    main_cf = write_config(place.directory / "greylisting.cf", place.move(config("greylist-main.cf")))
+    options = f"--config {main_cf} --set policy_listen={address} --set greylist_delay=1s"
+    run = next(installed(command) for command in commands("bin/twistd") if "twistd" in command)
+    server = Command(f"{run} {options}", place.directory / "greylisting.log", [address], place.directory)
+    with scratch_directory() as directory:
+        postfix = Postfix(directory, {"relay_domains": "example.org"})
+        postfix_cf = postfix.config_directory / "main.cf"
+        write_config(postfix_cf, postfix_cf.read_text() + place.move(config("postfix-greylist")))
+        with postfix:
+            assert ask_recipient(postfix.port, "bob@example.org").code == 250  # while the service does not run
+            with server:
+                reply = ask_recipient(postfix.port, "bob@example.org")
+                assert reply.code == 450
+                assert "Greylisted" in reply.text
+                wait_out()
+                assert ask_recipient(postfix.port, "bob@example.org").code == 250
+                assert "action=greylist, reason=new, client_name=" in server.log
+                operate(place, address, options)
+
+
+def operate(place: Place, address: str, options: str) -> None:
+    """Run the README's commands for greylisting, beside a service whose delay is a second."""
+
+    def run(command: str) -> str:
+        return in_shell(f"{installed(command)} {options}", place.environment, place.directory)
+
+    show, release = commands("greylist list")
+    explain = "\n".join(commands("greylist test"))
+    with PolicyClient(address) as client:
+        assert client.ask(MAIL).startswith(b"DEFER_IF_PERMIT Greylisted")
+        assert "reason     early-retry" in run(explain)
+        assert all(text in run(show) for text in ("192.0.2", MAIL["sender"], MAIL["recipient"]))
+        assert "127.0.0" not in run(show)
+        run(release)
+        assert client.ask(MAIL) == b"DUNNO"
+        assert "reason     triplet found" in run(explain)
+
+
+def test_shared_greylist(place: Place) -> None:
+    """Two hosts with the README's ``.cf`` file have one greylist, and each goes on with its own when that is lost."""
+    hosts = []
+    for name in ("a", "b"):
+        etc = place.directory / name
+        etc.mkdir()
+
+        def move(text: str, etc: Path = etc) -> str:
+            text = text.replace("/etc/socketmap-memcache", str(etc)).replace("/var/lib/socketmap-memcache", str(etc))
+            return text.replace("inet:memcached.example.com:11211", place.memcached.address)
+
+        write_config(etc / "greylist.cf", move(config("greylist.cf")))
+        lines = re.sub(r"greylist_table = .*\n", move(config("greylist-shared")), config("greylist-main.cf"))
+        hosts.append(Service(etc, f"{lines}greylist_delay = 1s\n", policy_listen=[f"unix:{etc}/policy.sock"]))
+    with hosts[0] as first, hosts[1] as second:
+        clients = [PolicyClient(host.policy_addresses[0]) for host in (first, second)]
+        with clients[0] as one, clients[1] as other:
+            assert one.ask(MAIL).startswith(b"DEFER_IF_PERMIT Greylisted")
+            wait_out()
+            assert other.ask(MAIL).startswith(b"PREPEND X-Greylist: delayed ")
+            assert one.ask(MAIL) == b"DUNNO"
+            place.memcached.flush()
+            assert other.ask(MAIL) == b"DUNNO"
+
+
+def test_partial_keys(place: Place) -> None:
+    """With the README's ``.cf`` file an address is found without its extension, and by its domain."""
+    cf = write_config(place.directory / "partial-keys.cf", place.move(config("partial-keys.cf")))
+    place.memcached.set(b"aliases:alice@example.com", b"alice@mail.example.com")
+    place.memcached.set(b"aliases:@example.com", b"postmaster@mail.example.com")
+    with Service(place.directory, f"tables = aliases=memcache:{cf}\n") as service:
+        (address,) = service.addresses
+        assert ask(address, "aliases", b"alice+news@example.com") == b"OK alice+news@mail.example.com"
+        assert ask(address, "aliases", b"carol@example.com") == b"OK postmaster@mail.example.com"
+
+
 def test_systemd_units(place: Place) -> None:
-    """The units for systemd start what is installed, on a socket that is where the README has it."""
+    """The units for systemd start what is installed, on a socket and with a directory that are where the README says."""
     service, socket = (configparser.ConfigParser(interpolation=None), configparser.ConfigParser(interpolation=None))
     service.read(ROOT / "examples/systemd/socketmap-memcache.service")
     socket.read(ROOT / "examples/systemd/socketmap-memcache.socket")
     assert f"unix:{socket['Socket']['ListenStream']}" in README
+    assert PARAMETERS["greylist_table"] == f"lmdb:/var/lib/{service['Service']['StateDirectory']}/greylist"
+    assert PARAMETERS["greylist_table"] in config("greylist-main.cf")
     twistd, arguments = service["Service"]["ExecStart"].split(" ", 1)
     assert twistd == "/opt/socketmap-memcache/bin/twistd"
     config_file = write_config(place.directory / "units.cf", "tables = t=static:1\n")
@@ -184,7 +300,7 @@ def test_systemd_units(place: Place) -> None:
 
 def test_every_command_is_tested() -> None:
     """All literal blocks of the README are those that the tests here run."""
-    tested = ("make run", "nc -N", "pip install .", "bin/twistd", "postmap -q")
+    tested = ("make run", "nc -N", "pip install .", "bin/twistd", "postmap -q", "greylist list", "greylist test")
     for block in re.findall(r"::\n\n((?:    .*\n)+)", README):
         assert any(text in block for text in tested), block
     assert set(re.findall(r":name: (\S+)", README)) == {
@@ -192,4 +308,9 @@ def test_every_command_is_tested() -> None:
         "memcache-aliases.cf",
         "postfix-tcp",
         "postfix-unix",
+        "partial-keys.cf",
+        "greylist-main.cf",
+        "postfix-greylist",
+        "greylist-shared",
+        "greylist.cf",
     }

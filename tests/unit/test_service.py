@@ -364,6 +364,12 @@ class TestPolicies(ServiceTests):
             "listening on tcp:3 (policy)",
         ]
 
+    def test_description(self) -> None:
+        """Where a policy describes itself, the banner has that."""
+        service = self.make("policies = greylist\ngreylist_table = memory:\ngreylist_training_mode = yes\n")
+        text = "asking policy greylist: what is new waits 300 s, records in memory:, in training mode"
+        assert service.banner()[0] == text
+
     def test_no_policies(self) -> None:
         """When a reload leaves no policies, mail flows."""
         service = self.start("policies = one\n")

@@ -9,6 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from socketmap_memcache.tables.store import BREAK
+
 PATIENCE = 20.0
 
 
@@ -23,7 +25,10 @@ class ThreadClock(Clock):
         self.thread_calls.put(lambda: function(*arguments, **named))
 
     def run_call(self) -> None:
-        """Wait for the next call from a thread, and make it."""
+        """Wait for the next call from a thread, and make it. The breaks of a walk are over at once."""
+        soon = self.seconds() + BREAK
+        if any(call.getTime() <= soon for call in self.getDelayedCalls()):
+            self.advance(BREAK)
         self.thread_calls.get(timeout=PATIENCE)()
 
     def wait(self, answer: Deferred[Any]) -> None:
