@@ -233,6 +233,13 @@ class TestTexthash(SmallTableTests):
     def logged(self, events: Sequence[LogEvent]) -> list[str]:
         return [f"{event['log_level'].name}: {formatEvent(event)}" for event in events]
 
+    def test_walk(self) -> None:
+        """A walk gives the entries in the order of the file, each key once."""
+        self.write("b 1\na 2\nb 1\n")
+        cursor = self.table().cursor()
+        entries = [self.successResultOf(cursor.next()) for _ in range(3)]
+        assert entries == [(b"b", b"1"), (b"a", b"2"), None]
+
     def test_open(self) -> None:
         """A table has the keys of its file, in any case; what is wrong in the file becomes a warning."""
         self.write("Key value\nbad\n")

@@ -51,6 +51,20 @@ class TestSharing(ClientTests):
         connection.send(HIT * 2)
         assert self.successResultOf(ours) == self.successResultOf(theirs) == b"v"
 
+    def test_changed_and_failed(self) -> None:
+        """A look-up that fails after an update of its key leaves alone what was asked since."""
+        connection = self.connect()
+        limits = Limits(max_try=1)
+        before = self.get(limits=limits)
+        self.client.set(b"k", b"v", 0, 0, LIMITS)
+        after = self.get(limits=limits)
+        self.flush()
+        connection.send(b"SERVER_ERROR\r\nSTORED\r\n")
+        self.assertFailed(before, "SERVER_ERROR")
+        shared = self.get(limits=limits)
+        connection.send(HIT)
+        assert self.successResultOf(after) == self.successResultOf(shared) == b"v"
+
     def test_changed(self) -> None:
         """A look-up that comes after an update or a delete does not share what was asked before."""
         connection = self.connect()

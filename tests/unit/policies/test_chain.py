@@ -205,6 +205,13 @@ class TestDeadline(ChainTests):
         assert heard == [1]
         assert len(logs) == 1
 
+    def test_answers_when_cancelled(self) -> None:
+        """An action that comes of being cancelled comes too late."""
+        answer = Deferred[bytes](lambda cancelled: cancelled.callback(b"REJECT"))
+        decided = decide(self.chain(ScriptedPolicy(answer)))
+        self.clock.advance(10)
+        assert self.wait_for(decided) == b"DUNNO"
+
     def test_rest_is_not_asked(self) -> None:
         """Of the policies that there was no time to ask, too, the fail actions hold: they may be there to stop mail."""
         slow = ScriptedPolicy(Deferred[bytes](), Deferred[bytes]())

@@ -93,12 +93,18 @@ class TestUpdate(ChangeTests):
         self.failureResultOf(open_table(self.cache).delete(key), TemporaryError)
         self.assertTrace()
 
+    def test_domain_without_backup(self) -> None:
+        """Without a backup, too, the domain list is asked before the cache."""
+        assert self.update(open_table(self.cache, None, Domains(self.trace, True)), b"k@x") is True
+        self.assertTrace("domain of b'k@x'", "set b'k@x' b'v' 0 3600")
+
     def test_skipped(self) -> None:
         """A key that look-ups skip is not stored anywhere: an update says so in the log, a delete says nothing."""
         tables = [
             (open_table(self.cache, self.backup, Domains([], False)), b"K@x"),
             (open_table(self.cache, self.backup, key_format="%d"), b"K"),
             (open_table(self.cache, self.backup), b"K X"),
+            (open_table(self.cache), b"K Y"),
         ]
         with capturedLogs() as logs:
             for table, key in tables:
