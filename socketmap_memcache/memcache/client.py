@@ -193,7 +193,7 @@ class MemcacheClient:
 
     def _complain(self, error: TemporaryError) -> None:
         now = self._reactor.seconds()
-        if now - self._logged < LOG_INTERVAL:
+        if 0 <= now - self._logged < LOG_INTERVAL:  # less where the clock has been set back
             self._not_logged += 1
             return
         self._log.warn("{error} (and {more} more since the last such line)", error=error, more=self._not_logged)

@@ -21,7 +21,7 @@ class LogLimit:
     def due(self) -> bool:
         """Return whether to log it this time; then ask :meth:`more`, which begins to count again."""
         now = self._clock.seconds()
-        if now < self._next:
+        if 0 < self._next - now <= self._interval:  # more than that where the clock has been set back
             self._omitted += 1
             return False
         self._next = now + self._interval

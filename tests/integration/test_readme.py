@@ -267,7 +267,7 @@ def test_partial_keys(place: Place) -> None:
 
 
 def test_systemd_units(place: Place) -> None:
-    """The units for systemd start what is installed, with a directory and on a socket as the README has them, or two."""
+    """The units for systemd start what is installed, with a directory and on a socket as in the README, or on two."""
     service, socket = (configparser.ConfigParser(interpolation=None), configparser.ConfigParser(interpolation=None))
     service.read(ROOT / "examples/systemd/socketmap-memcache.service")
     socket.read(ROOT / "examples/systemd/socketmap-memcache.socket")
@@ -278,7 +278,8 @@ def test_systemd_units(place: Place) -> None:
     assert twistd == "/opt/socketmap-memcache/bin/twistd"
     policies = "policies = greylist\ngreylist_table = memory:\n"
     config_file = write_config(place.directory / "units.cf", f"tables = t=static:1\n{policies}")
-    (policy_option,) = re.findall("--set policy_listen=.*", (ROOT / "examples/systemd/socketmap-memcache.socket").read_text())
+    unit = (ROOT / "examples/systemd/socketmap-memcache.socket").read_text()
+    (policy_option,) = re.findall("--set policy_listen=.*", unit)
     activated = (
         "import os, socket, sys\n"
         "listening = [socket.socket(socket.AF_UNIX) for _ in range(2)]\n"
@@ -291,14 +292,15 @@ def test_systemd_units(place: Place) -> None:
         "os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()))\n"
         "os.execv(sys.argv[3], sys.argv[3:])\n"
     )
-    path = place.directory / "activated"
+    path, policy_path = place.directory / "activated", place.directory / "activated-policy"
     program = write_config(place.directory / "activate.py", activated)
-    command = (
-        f"{sys.executable} {program} {path} {Path(sys.executable).parent}/twistd {arguments} --config {config_file}"
-    )
+    launch = f"{sys.executable} {program} {path} {policy_path} {Path(sys.executable).parent}/twistd"
+    command = f"{launch} {arguments} {policy_option} --config {config_file}"
     with Command(command, place.directory / "units.log", [f"unix:{path}"], place.directory) as server:
-        wait_until(lambda: "listening on systemd:" in server.log, "it listens")
+        wait_until(lambda: server.log.count("listening on systemd:") == 2, "it listens")
         assert ask(f"unix:{path}", "t") == b"OK 1"
+        with PolicyClient(f"unix:{policy_path}") as client:
+            assert client.ask(MAIL).startswith(b"DEFER_IF_PERMIT Greylisted")
     assert path.exists()
 
 

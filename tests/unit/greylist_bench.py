@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from socketmap_memcache.commands import greylist
@@ -26,50 +24,17 @@ from socketmap_memcache.tables.memory import MemoryTable
 from socketmap_memcache.tables.read_only import RefusingCursor
 from socketmap_memcache.tables.registry import TableContext
 
+from .command_reactor import Reactor
+
 NOW = 1_800_000_000
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Threads:
-    """Does the work of threads at once."""
-
-    def callInThreadWithCallback(
-        self, done: Callable[[bool, Any], None], work: Callable[..., Any], *arguments: Any
-    ) -> None:
-        try:
-            answer = work(*arguments)
-        except OSError:
-            done(False, Failure())
-        else:
-            done(True, answer)
-
-
-class Reactor(Clock):
-    """Runs one thing, at a time that is set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.advance(NOW)
-        self.running = False
-        self._first: Callable[[], object]
-
-    def getThreadPool(self) -> Threads:
-        return Threads()
-
-    def callFromThread(self, call: Callable[..., object], *arguments: Any) -> None:
-        call(*arguments)
-
-    def callWhenRunning(self, call: Callable[..., object], *arguments: Any) -> None:
-        self._first = lambda: call(*arguments)
-
-    def run(self, installSignalHandlers: bool) -> None:  # noqa: N803 (Twisted's name)
-        assert not installSignalHandlers
-        self.running = True
-        self._first()
-        assert not self.running
-
-    def stop(self) -> None:
-        self.running = False
+def reactor() -> Reactor:
+    """Give a reactor at a time that is known."""
+    made = Reactor()
+    made.advance(NOW)
+    return made
 
 
 class Output:
@@ -115,7 +80,7 @@ class Bench:
 
     def __init__(self, config: str = "", table: ITable | None = None) -> None:
         """:param config: what main.cf says."""
-        self.reactor = Reactor()
+        self.reactor = reactor()
         context = TableContext(ClientPool(self.reactor))
         parameters = Parameters(parse_config(config.encode(), "main.cf"))
         settings = read_settings(parameters)

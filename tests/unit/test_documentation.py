@@ -6,18 +6,24 @@ import re
 from pathlib import Path
 
 from socketmap_memcache.config.service import DEFAULTS
+from socketmap_memcache.errors import Problem
 from socketmap_memcache.policies.greylist.settings import PARAMETERS
+from socketmap_memcache.policies.greylist.whitelist_syntax import parse_clients, parse_senders
 
 ROOT = Path(__file__).parents[2]
 _ENTRY = re.compile(r"^``(\w+)`` \(default: (.*)\)$", re.MULTILINE)
 
 
+def section(file: str, title: str, underline: str) -> str:
+    """Return the text below a title, up to the next title of its kind."""
+    text = (ROOT / file).read_text().split(f"\n{title}\n{underline * len(title)}\n")[1]
+    return re.split(rf"\n\n.+\n{underline}{underline}+\n", text)[0]
+
+
 def documented(file: str, title: str, underline: str) -> list[tuple[str, str]]:
     """Return the parameters of a section, and their defaults as they would be written in main.cf; sorted."""
-    text = (ROOT / file).read_text()
-    section = text.split(f"\n{title}\n{underline * len(title)}\n")[1]
-    section = re.split(rf"\n\n.+\n{underline}{underline}+\n", section)[0]
-    return sorted((name, re.sub("^empty$", "", default.strip("`"))) for name, default in _ENTRY.findall(section))
+    entries = _ENTRY.findall(section(file, title, underline))
+    return sorted((name, re.sub("^empty$", "", default.strip("`"))) for name, default in entries)
 
 
 def test_service() -> None:
@@ -34,3 +40,15 @@ def test_options_of_postgrey() -> None:
     """The parameters that stand for postgrey's options in docs/greylisting.rst exist."""
     named = set(re.findall(r"``((?:greylist|policy)_\w+)", (ROOT / "docs/greylisting.rst").read_text()))
     assert named - PARAMETERS.keys() - DEFAULTS.keys() == {"policy_test_time"}  # which is an attribute of requests
+
+
+def test_whitelists() -> None:
+    """The entries that docs/greylisting.rst has as examples for lists can be used."""
+    of_clients, of_mail = section("docs/greylisting.rst", "Whitelists", "-").split("For **recipients**")
+    problems: list[Problem] = []
+    for text, parse in ((of_clients, parse_clients), (of_mail, parse_senders)):
+        rows = re.findall(r"^``(.*?)``(?=  )", text, re.MULTILINE)
+        examples = [example for row in rows for example in row.split("``, ``")]
+        assert len(examples) > 6
+        parse("\n".join(examples).encode(), "example", problems)
+    assert problems == []

@@ -18,7 +18,7 @@ from socketmap_memcache.commands import greylist_session, main
 from socketmap_memcache.commands.greylist_session import Session
 from socketmap_memcache.errors import ConfigurationError, Problem
 
-from .greylist_bench import Reactor
+from .greylist_bench import reactor
 
 STATS = "socketmap_memcache.commands.greylist_list.print_statistics"
 
@@ -32,7 +32,7 @@ def config() -> Iterator[Path]:
 @pytest.fixture
 def command(config: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Runs the command; the table of this configuration is a cache in memory, with a backup of the same kind."""
-    monkeypatch.setattr(twisted.internet, "reactor", Reactor(), raising=False)
+    monkeypatch.setattr(twisted.internet, "reactor", reactor(), raising=False)
     cf = config.with_name("x.cf")
     cf.write_text("memcache = memory:\nbackup = memory:b\n")
     config.write_text(f"policies = greylist\ngreylist_table = memcache:{cf}\n")

@@ -28,6 +28,7 @@ from socketmap_memcache.errors import ConfigurationError, PermanentError, Proble
 from socketmap_memcache.tables.folding import fold
 from socketmap_memcache.tables.interface import ICursor, ITable, NoBackupError
 from socketmap_memcache.tables.read_only import ItemsCursor, ReadOnlyTable, RefusingCursor
+from tests.unit.command_reactor import Reactor
 
 
 @implementer(ITable)
@@ -507,47 +508,6 @@ def test_progress() -> None:
 
 
 # The command line, and the reactor around an operation.
-
-
-class Threads:
-    """Does the work of threads at once."""
-
-    def callInThreadWithCallback(
-        self, done: Callable[[bool, Any], None], work: Callable[..., Any], *arguments: Any
-    ) -> None:
-        try:
-            answer = work(*arguments)
-        except OSError:
-            done(False, Failure())
-        else:
-            done(True, answer)
-
-
-class Reactor(Clock):
-    """Runs one thing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.running = False
-        self.first: Callable[[], None]
-
-    def getThreadPool(self) -> Threads:
-        return Threads()
-
-    def callFromThread(self, call: Callable[..., None], *arguments: Any) -> None:
-        call(*arguments)
-
-    def callWhenRunning(self, call: Callable[[], None]) -> None:
-        self.first = call
-
-    def run(self, installSignalHandlers: bool) -> None:  # noqa: N803 (Twisted's name)
-        assert not installSignalHandlers
-        self.running = True
-        self.first()
-        assert not self.running
-
-    def stop(self) -> None:
-        self.running = False
 
 
 @pytest.fixture

@@ -14,6 +14,9 @@ PAUSE = 0.05
 #: whose first line only has the time: an event takes as long as all the rest of a decision.
 FEW = 10
 
+#: Lines that wait, at most: a pause is long when the clock is set back, as no timer of Twisted's runs out until then.
+MOST = 1000
+
 
 class DecisionLog:
     """Collects lines for a moment, and logs them."""
@@ -30,9 +33,11 @@ class DecisionLog:
         if self._call is None:
             self._call = self._reactor.callLater(PAUSE, self._write)
         self._lines.append(line)
+        if len(self._lines) >= MOST:
+            self.flush()
 
     def flush(self) -> None:
-        """Log now what waits."""
+        """Log at once what waits."""
         if self._call is not None:
             self._call.cancel()
             self._write()

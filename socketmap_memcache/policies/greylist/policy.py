@@ -118,9 +118,10 @@ class GreylistPolicy:
             if name not in request:
                 self.log_line(f"attribute missing: {name.decode()}")
                 return DUNNO
-        client = self._identify(request[b"client_address"])
+        address = request[b"client_address"][:ATTRIBUTE_LIMIT]  # what is remembered has to be small
+        client = self._identify(address)
         if client is None:
-            self.complain("can't parse client_address {address}", address=excerpt(request[b"client_address"]))
+            self.complain("can't parse client_address {address}", address=excerpt(address))
             return DUNNO
         for reason, holds in self._exemptions:
             if holds(request):

@@ -28,7 +28,12 @@ def greylist_reply(settings: Settings, request: Request, missing: int) -> bytes:
 
 
 def header_reply(settings: Settings, delayed: int, now: int) -> bytes:
-    """Give the action that adds the header to a message, or none if there is no header."""
+    """Give the action that adds the header to a message, or none if there is no header.
+
+    In training mode there is none: nothing was delayed.
+    """
+    if settings.training_mode:
+        return DUNNO
     header = header_text(settings, delayed, now)
     return b"PREPEND " + header if header else DUNNO
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING
 
-from .processes import PATIENCE, connect
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .client import Client
 
 #: Names and values.
 Attributes = Mapping[str, str | bytes] | Mapping[bytes, str | bytes]
@@ -22,16 +17,8 @@ def request(attributes: Attributes) -> bytes:
     return b"".join(b"%b=%b\n" % item for item in named.items()) + b"\n"
 
 
-class PolicyClient:
+class PolicyClient(Client):
     """One connection; a context manager."""
-
-    def __init__(self, address: str, seconds: float = PATIENCE) -> None:
-        """:param address: as Postfix writes it, ``unix:/path`` or ``inet:host:port``.
-
-        :raises OSError: nobody accepts there.
-        """
-        self.socket = connect(address, seconds)
-        self._replies = self.socket.makefile("rb")
 
     def ask(self, attributes: Attributes) -> bytes:
         """Return the action that a request gets, for example ``b"DUNNO"``; see :func:`request` and :meth:`receive`."""
@@ -53,30 +40,14 @@ class PolicyClient:
         :raises EOFError: the server has closed the connection.
         :raises TimeoutError: there was none in time.
         """
-        line = self._replies.readline()
+        line = self.replies.readline()
         if not line:
             raise EOFError("the server has closed the connection")
         name, _, action = line.partition(b"=")
         assert name == b"action", line
         assert action.endswith(b"\n"), line
-        assert (end := self._replies.readline()) == b"\n", line + end
+        assert (end := self.replies.readline()) == b"\n", line + end
         return action[:-1]
-
-    def closed(self) -> bool:
-        """Wait until the server closes the connection; false if it sends something before."""
-        return self._replies.read(1) == b""
-
-    def close(self) -> None:
-        self._replies.close()
-        self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _bytes(text: str | bytes) -> bytes:

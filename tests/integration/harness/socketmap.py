@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING
-
-from .processes import PATIENCE, connect
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .client import Client
 
 
 def request(name: str, key: bytes) -> bytes:
@@ -17,16 +11,8 @@ def request(name: str, key: bytes) -> bytes:
     return b"%d:%b," % (len(payload), payload)
 
 
-class SocketmapClient:
+class SocketmapClient(Client):
     """One connection; a context manager."""
-
-    def __init__(self, address: str, seconds: float = PATIENCE) -> None:
-        """:param address: as Postfix writes it, ``unix:/path`` or ``inet:host:port``.
-
-        :raises OSError: nobody accepts there.
-        """
-        self.socket = connect(address, seconds)
-        self._replies = self.socket.makefile("rb")
 
     def ask(self, name: str, key: bytes) -> bytes:
         """Return the payload of the reply to one look-up, for example ``b"OK value"``."""
@@ -49,35 +35,19 @@ class SocketmapClient:
         :raises TimeoutError: there was none in time.
         """
         digits = b""
-        while (character := self._replies.read(1)).isdigit():
+        while (character := self.replies.read(1)).isdigit():
             digits += character
         if not character:
             raise EOFError("the server has closed the connection")
         assert digits, character
         assert character == b":", character
-        payload = self._replies.read(int(digits) + 1)
+        payload = self.replies.read(int(digits) + 1)
         assert payload[-1:] == b",", payload
         return payload[:-1]
 
     def read(self, size: int) -> bytes:
         """Return so many bytes of the replies as they are, or fewer if the server closes the connection."""
-        return self._replies.read(size)
-
-    def closed(self) -> bool:
-        """Wait until the server closes the connection; false if it sends something before."""
-        return self._replies.read(1) == b""
-
-    def close(self) -> None:
-        self._replies.close()
-        self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        return self.replies.read(size)
 
 
 def ask(address: str, name: str, key: bytes = b"key") -> bytes:

@@ -405,6 +405,17 @@ class TestTries(ClientTests):
             "memcached inet:mc:11211: unexpected reply b'ERROR' (and 4 more since the last such line)",
         ]
 
+    def test_log_lines_clock_set_back(self) -> None:
+        """When the clock is set back, that is not a long time without a line."""
+        connection = self.connect()
+        self.clock.advance(2 * LOG_INTERVAL)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                self.get(limits=ONE_TRY).addErrback(lambda _: None)
+                connection.send(b"ERROR\r\n")
+                self.clock.rightNow -= LOG_INTERVAL
+        assert len(logs) == 2
+
 
 class TestOthers(ClientTests):
     """What happens to one command is no matter of the others."""

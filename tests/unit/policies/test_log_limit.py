@@ -17,3 +17,14 @@ def test_limit() -> None:
     assert (limit.due(), limit.more()) == (True, " (4 times more since this was last logged)")
     clock.advance(60)
     assert (limit.due(), limit.more()) == (True, "")
+
+
+def test_clock_set_back() -> None:
+    """When the clock is set back, the time before which nothing is logged does not get longer."""
+    clock = Clock()
+    clock.advance(1000)
+    limit = LogLimit(clock, 60)
+    assert limit.due()
+    clock.rightNow -= 500
+    assert (limit.due(), limit.more()) == (True, "")
+    assert not limit.due()

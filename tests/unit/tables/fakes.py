@@ -56,9 +56,7 @@ class FakeCache:
         self.set_limits = limits
         return answer(self.set_answer).addCallback(lambda _: True)
 
-    def set_for(
-        self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any
-    ) -> None:
+    def set_for(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
         tell(self.set(key, value, flags, ttl, limits), asker, token)
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.logger import Logger, capturedLogs, formatEvent
 
-from socketmap_memcache.policies.greylist.decision_log import FEW, PAUSE, DecisionLog
+from socketmap_memcache.policies.greylist.decision_log import FEW, MOST, PAUSE, DecisionLog
 
 
 def test_few() -> None:
@@ -43,4 +43,19 @@ def test_flush() -> None:
         log.add("line")
         log.flush()
     assert [formatEvent(event) for event in events] == ["line"]
+    assert not clock.getDelayedCalls()
+
+
+def test_late() -> None:
+    """When the moment does not end, as after the clock was set back, no more lines wait than are allowed to."""
+    clock = Clock()
+    log = DecisionLog(clock, Logger())
+    lines = [str(number) for number in range(MOST)]
+    with capturedLogs() as events:
+        for line in lines:
+            log.add(line)
+        assert [formatEvent(event) for event in events] == ["\n".join(lines)]
+        log.add("last")
+        clock.advance(PAUSE)
+    assert formatEvent(events[-1]) == "last"
     assert not clock.getDelayedCalls()

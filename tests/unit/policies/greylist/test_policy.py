@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
@@ -17,8 +17,8 @@ from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile
 from socketmap_memcache.errors import ConfigurationError, TemporaryError
 from socketmap_memcache.memcache.pool import ClientPool
-from socketmap_memcache.policies.greylist.lists import Lists
 from socketmap_memcache.policies.greylist.decision_log import PAUSE
+from socketmap_memcache.policies.greylist.lists import Lists
 from socketmap_memcache.policies.greylist.policy import GreylistPolicy, greylist_type
 from socketmap_memcache.policies.greylist.recipient_access import RecipientAccess
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings
@@ -176,7 +176,10 @@ class TestDecisions(PolicyTests):
         assert texts(events) == [f"action=greylist, reason=new, {REST}, training=yes"]
         assert KEY in self.table.entries
         self.clock.advance(300)
-        assert self.lines() == [f"action=pass, reason=triplet found, delay=300, {REST}, training=yes"]
+        with capturedLogs() as events:
+            assert self.ask() == b"DUNNO"  # a header would say that the message was delayed
+            self.clock.advance(PAUSE)
+        assert texts(events) == [f"action=pass, reason=triplet found, delay=300, {REST}, training=yes"]
 
 
 class TestTableWithoutDeferreds(PolicyTests):
@@ -255,6 +258,14 @@ class TestBeforeTheTable(PolicyTests):
             "can't parse client_address ? (3 times more since this was last logged)"
         ]
         assert self.table.asked == []
+
+    def test_long_address(self) -> None:
+        """Of what is no address at all no more is kept than postgrey would read."""
+        assert self.ask(client_address=b"x" * 60_000) == b"DUNNO"
+        with patch("socketmap_memcache.policies.greylist.policy.parse_client", return_value=None) as parse:
+            assert self.ask(client_address=b"y" * 60_000) == b"DUNNO"
+            assert self.ask(client_address=b"y" * 60_001) == b"DUNNO"
+        assert [len(call.args[0]) for call in parse.call_args_list] == [512]
 
     def test_exempt(self) -> None:
         """Who is exempt passes, and the log says why."""

@@ -44,7 +44,12 @@ def test_lines() -> None:
     problems: list[Problem] = []
     text = b"# all\r\n\n \t\n  a.example # one\r\nb.example\t\n/c/#d/\nlast.example"
     entries = parse_clients(text, "list", problems)
-    assert entries == [Domain(b"a.example"), Domain(b"b.example"), Expression(b"c", True, True), Domain(b"last.example")]
+    assert entries == [
+        Domain(b"a.example"),
+        Domain(b"b.example"),
+        Expression(b"c", True, True),
+        Domain(b"last.example"),
+    ]
     assert problems == []
 
 
