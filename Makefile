@@ -8,6 +8,8 @@ PIP_INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 INSTALL := $(PIP_INSTALL) --config-settings editable_mode=compat --editable
 
 export PYTHON
+# Tests start many processes, each of which would otherwise compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test lint bench check clean
 
@@ -25,7 +27,7 @@ run: $(VENV)/installed
 test: $(VENV)/installed-test
 	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached postgrey nc cc
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check

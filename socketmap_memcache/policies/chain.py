@@ -94,16 +94,11 @@ class PolicyChain:
         decided(DUNNO, token)
 
     def close(self) -> None:
-        """Close the policies; requests under way still get their actions. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        for policy in self.policies:
-            try:
-                policy.close()
-            except Exception:  # noqa: BLE001 (the others have to be closed, too)
-                self._log.failure("policy {policy} could not be closed", policy=policy.name)
-        self._stop_timer_at_end()
+        """Close the policies, after the requests under way, which may have to ask them yet. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            if not self._waiting:
+                self._end()
 
     # One policy's answer.
 
@@ -176,7 +171,8 @@ class PolicyChain:
     def _finish(self, waiting: _Waiting, action: bytes) -> None:
         del self._waiting[waiting]
         waiting.decided(action, waiting.token)
-        self._stop_timer_at_end()
+        if self._closed and not self._waiting:
+            self._end()
 
     def _expire(self) -> None:
         now = self._reactor.seconds()
@@ -198,7 +194,12 @@ class PolicyChain:
             reason = "not asked, as those before it took all the time"
         return DUNNO
 
-    def _stop_timer_at_end(self) -> None:
-        if self._closed and not self._waiting and self._timer is not None and self._timer.active():
+    def _end(self) -> None:
+        for policy in self.policies:
+            try:
+                policy.close()
+            except Exception:  # noqa: BLE001 (the others have to be closed, too)
+                self._log.failure("policy {policy} could not be closed", policy=policy.name)
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
             self._timer = None

@@ -97,7 +97,10 @@ def _store(kind: str, name: str, context: TableContext, create: bool) -> Berkele
         text = "is being written and was not checked; look-ups will wait for it"
         context.warnings.append(Problem(text, path))
     except OSError as error:
-        text = f"cannot be opened: {error.strerror} (make it with: postmap {kind}:{name})"
+        hint = f"make it with: postmap {kind}:{name}"
+        if create and isinstance(error, FileNotFoundError):
+            hint = "its directory does not exist"
+        text = f"cannot be opened: {error.strerror} ({hint})"
         raise ConfigurationError([Problem(text, path)]) from error
     except library.DBError as error:
         raise ConfigurationError([Problem(f"is not a usable {kind}: file: {error.args[-1]}", path)]) from error

@@ -173,7 +173,10 @@ def acquire(path: Path, create: bool = False) -> LmdbFile:
             file.users += 1
             return file
     except OSError as error:
-        hint = f" (make it with: postmap lmdb:{path.with_suffix('')})" if isinstance(error, FileNotFoundError) else ""
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            command = f"make it with: postmap lmdb:{path.with_suffix('')}"
+            hint = f" ({'its directory does not exist' if create else command})"
         raise ConfigurationError([Problem(f"cannot be opened: {error.strerror}{hint}", str(path))]) from error
     except lmdb.Error as error:
         raise ConfigurationError([Problem(f"is not a usable lmdb: file: {error}", str(path))]) from error

@@ -52,3 +52,10 @@ def test_whitelists() -> None:
         assert len(examples) > 6
         parse("\n".join(examples).encode(), "example", problems)
     assert problems == []
+
+
+def test_shared_table() -> None:
+    """With the files shown for a shared greylist, memcached keeps records as long as they matter, and not an hour."""
+    for file in ("README.rst", "docs/greylisting.rst"):
+        (shown,) = re.findall(r"memcache = inet:memcached.*\n(?: +.*\n)+", (ROOT / file).read_text())
+        assert re.search(r"^ +ttl = 0$", shown, re.MULTILINE), file

@@ -78,7 +78,7 @@ def decide(triplet: Triplet | None, client: Client | None, now: int, settings: S
         return Decision(False, reason, None, missing, Triplet(first, now), max(left, 0) + 1, None, 0, False, corrected)
 
     stored = Triplet(min(first, now - settings.delay), now)
-    if had_passed:
+    if had_passed or first == now:  # the latter where there is no delay: nothing has been tried again
         return Decision(True, TRIPLET_FOUND, None, 0, stored, kept, None, 0, False, corrected)
     counted = None
     if enough and (client is None or now >= client.last + COUNT_INTERVAL):

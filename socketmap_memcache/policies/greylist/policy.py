@@ -34,6 +34,7 @@ from socketmap_memcache.tables.asked import lookup_for, update_for
 from socketmap_memcache.tables.fail import FailTable
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
+from socketmap_memcache.tables.read_only import refusal_of
 from socketmap_memcache.tables.registry import TableContext
 
 NO_STORE = b"no store"
@@ -64,11 +65,16 @@ class GreylistType:
 
 def _open_table(parameters: Parameters, context: TableContext) -> ITable:
     name = "greylist_table"
+    spec = parameters.text(name, PARAMETERS[name])
     try:
-        return open_with_options(parameters.text(name, PARAMETERS[name]), context, create=True)
+        table = open_with_options(spec, context, create=True)
     except ConfigurationError as error:
         parameters.adopt(name, error.problems)
         return FailTable("fail:greylist_table")
+    refusal = refusal_of(table, "update")
+    if refusal is not None:
+        parameters.error(name, f"{name} = {spec}: {refusal}")
+    return table
 
 
 greylist_type = GreylistType()

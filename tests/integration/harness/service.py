@@ -6,8 +6,12 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from socket import SHUT_WR
 
-from .processes import Server, accepts, write_config
+from .processes import Server, connect, write_config
+
+# Seconds from listening to running.
+_LONGEST_START = 10
 
 
 class Service(Server):
@@ -56,7 +60,7 @@ class Service(Server):
         write_config(self.config_path, listen + config)
 
     def ready(self) -> bool:
-        return all(map(accepts, [*self.addresses, *self.policy_addresses]))
+        return all(map(_serves, [*self.addresses, *self.policy_addresses]))
 
     def reload(self) -> None:
         """Send SIGHUP. It returns at once: wait for what should change."""
@@ -65,3 +69,13 @@ class Service(Server):
     def map(self, name: str, address: str | None = None) -> str:
         """Return the Postfix name of a served map, ``socketmap:unix:/path:name``."""
         return f"socketmap:{address or self.addresses[0]}:{name}"
+
+
+def _serves(address: str) -> bool:
+    """Return whether the reactor runs: a service that only listens may still be about to log, or to handle signals."""
+    try:
+        with connect(address, _LONGEST_START) as connection:
+            connection.shutdown(SHUT_WR)
+            return connection.recv(1) == b""
+    except OSError:
+        return False

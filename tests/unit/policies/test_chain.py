@@ -307,6 +307,21 @@ class TestClose(ChainTests):
         assert self.successResultOf(late) == b"DUNNO"
         assert self.clock.getDelayedCalls() == []
 
+    def test_not_asked_yet(self) -> None:
+        """A request under way may have to ask the next policy yet; they are closed after the last one."""
+        answers = [Deferred[bytes](), Deferred[bytes]()]
+        policies = [ScriptedPolicy(*answers), ScriptedPolicy(b"REJECT")]
+        chain = self.chain(*policies)
+        decided = [cast(Deferred[bytes], decide(chain)) for _ in answers]
+        chain.close()
+        answers[0].callback(b"DUNNO")
+        assert self.successResultOf(decided[0]) == b"REJECT"
+        assert [policy.closed for policy in policies] == [0, 0]
+        self.clock.advance(10)
+        assert self.successResultOf(decided[1]) == b"DUNNO"
+        assert [policy.closed for policy in policies] == [1, 1]
+        assert self.clock.getDelayedCalls() == []
+
     def test_idle(self) -> None:
         """The timer of requests that were answered long ago ends with the chain."""
         answer = Deferred[bytes]()

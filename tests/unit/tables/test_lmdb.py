@@ -156,7 +156,8 @@ class TestOpen(LmdbTests):
     def test_create_nowhere(self) -> None:
         """A file that cannot be made is an error that names it."""
         self.path /= "missing"
-        assert f"{self.path}.lmdb: cannot be opened: No such file" in self.errors(create=True)
+        reason = "cannot be opened: No such file or directory (its directory does not exist)"
+        assert f"{self.path}.lmdb: {reason}" in self.errors(create=True)
 
     def test_not_lmdb(self) -> None:
         """An empty file, a text, a directory, and a file that has lost its end are errors, and stay as they are."""

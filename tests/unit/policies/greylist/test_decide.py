@@ -103,9 +103,11 @@ class TestPassed:
         )
 
     def test_no_delay(self) -> None:
-        """Without a delay, everything passes at once and is remembered."""
+        """Without a delay, everything passes at once and is remembered; that says nothing good of the client."""
         for decision in (result(delay=0), result(settings=Settings(delay=0))):
-            assert (decision.passed, decision.delayed, decision.reason) == (True, 0, b"triplet found")
+            assert (decision.passed, decision.delayed, decision.reason) == (True, None, b"triplet found")
+            assert decision.triplet is not None
+            assert (decision.triplet.last, decision.client) == (NOW, None)
 
     def test_shorter_delay(self) -> None:
         """A triplet that passes after a shorter delay than usual is stored like one that passed after the usual one."""

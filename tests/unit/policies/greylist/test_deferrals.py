@@ -70,3 +70,15 @@ def test_expiry(deferrals: Deferrals) -> None:
     deferrals.add(b"b", 1, DELAY)
     deferrals.add(b"c", 1001, DELAY)
     assert len(deferrals) == 2
+
+
+def test_expiry_of_many() -> None:
+    """When very many are over at once, room is made step by step, and they count no more meanwhile."""
+    deferrals = Deferrals(WINDOW)
+    for number in range(100):
+        deferrals.add(b"%d" % number, 0, DELAY)
+    assert deferrals.add(b"99", WINDOW + 1, DELAY) is None
+    assert 50 < len(deferrals) < 100
+    for _ in range(50):
+        deferrals.add(b"99", WINDOW + 2, DELAY)
+    assert len(deferrals) == 1

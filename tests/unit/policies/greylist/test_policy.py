@@ -544,6 +544,16 @@ class TestType(SynchronousTestCase):
                 parameters.finish([])
             assert sorted(path.name for path in Path(directory).iterdir()) == ["a.lmdb", "b.lmdb"]
 
+    def test_read_only_table(self) -> None:
+        """A table that cannot be changed is of no use: that is said at the start."""
+        for table in ("static:x", "fail:x"):
+            parameters = self.parameters(table=table)
+            greylist_type.open(parameters, self.context).close()
+            caught = self.assertRaises(ConfigurationError, parameters.finish, [])
+            assert list(map(str, caught.problems)) == [
+                f"greylist_table = {table}: table {table}: update operation is not supported"
+            ]
+
     def test_errors(self) -> None:
         """All that is wrong is noted; the policy is there to be closed."""
         parameters = self.parameters(table="bogus:x", delay="soon", recipient_access="bogus:y")
