@@ -19,7 +19,8 @@ def add_to(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "check",
         help="check the configuration and the files of its tables",
         description="Checks the configuration and the files of its tables and policies. Prints every error and warning "
-        "with its file and line. The exit status is 1 where there are errors. Nothing listens, and no server is asked.",
+        "with its file and line. The exit status is 1 where there are errors. Nothing listens, no server is asked, "
+        "and no file is made.",
     )
     add_config_options(parser)
     parser.set_defaults(run=run)
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Check, print, and give the exit status."""
     from twisted.internet import reactor
 
-    context = TableContext(ClientPool(reactor))
+    context = TableContext(ClientPool(reactor), creates=False)
     try:
         config = load(options.config, options.set, context, reactor)
     except ConfigurationError as error:

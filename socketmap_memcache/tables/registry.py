@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -57,8 +58,11 @@ _OPENERS = {
     "texthash": "socketmap_memcache.tables.texthash:open_texthash",
 }
 
+# Types whose files can be made, and how the name of a file ends.
+_FILES = {"btree": ".db", "hash": ".db", "lmdb": ".lmdb"}
+
 # Types whose openers take ``create``.
-_CREATE = {"btree", "hash", "lmdb", "memcache"}
+_CREATE = {*_FILES, "memcache"}
 
 #: Where Postfix has these sockets, unless its ``queue_directory`` was changed.
 PROXYMAP_SOCKET = "/var/spool/postfix/private/proxymap"
@@ -75,6 +79,8 @@ class TableContext:
     :ivar proxywrite_socket: the same of ``proxywrite``.
     :ivar timeout: seconds that an operation may take on a table that can hang; memcache: has its own.
     :ivar fold_keys: whether tables of fixed strings fold keys to lower case; no for ``map -f``.
+    :ivar creates: whether files may be made. If not, a file that the service would make is a warning, and its table is
+        one in memory.
     """
 
     clients: ClientPool
@@ -83,6 +89,7 @@ class TableContext:
     proxywrite_socket: str = PROXYWRITE_SOCKET
     timeout: float = 10.0
     fold_keys: bool = True
+    creates: bool = True
     _opening: list[str] = attrs.Factory(list)
 
     @property
@@ -102,6 +109,11 @@ class TableContext:
             raise ConfigurationError([Problem(text)])
         if spec in self._opening:
             raise ConfigurationError([Problem(f"table {spec!r} refers to itself")])
+        if create and not self.creates and kind in _FILES and not Path(file := name + _FILES[kind]).exists():
+            directory = "" if Path(file).parent.exists() else ", in a directory that has to be made before"
+            text = f"table {spec}: {file} does not exist yet: the service makes it when it starts{directory}"
+            self.warnings.append(Problem(text))
+            return self.open_table(f"memory:{name}")
         opener = _find_opener(kind, spec)
         self._opening.append(spec)
         try:

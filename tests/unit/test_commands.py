@@ -36,6 +36,18 @@ def test_check_policies(config: Path, capsys: pytest.CaptureFixture[str], monkey
     assert capsys.readouterr().out == f"policy one\n{config}: no errors\n"
 
 
+def test_check_makes_no_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that the service would make is not made by a check, which would make it for another user: it says so."""
+    table = config.with_name("greylist")
+    config.write_text(f"policies = greylist\ngreylist_table = lmdb:{table}\n")
+    assert main(["check", "--config", str(config)]) == 0
+    not_yet = f"{table}.lmdb does not exist yet: the service makes it when it starts"
+    assert f"warning: table lmdb:{table}: {not_yet}\n" in capsys.readouterr().err
+    assert list(config.parent.iterdir()) == [config]
+    assert main(["check", "--config", str(config), "--set", f"greylist_table=lmdb:{table}/in/it"]) == 0
+    assert "when it starts, in a directory that has to be made before\n" in capsys.readouterr().err
+
+
 def test_check_bad(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The check of a bad configuration shows every error and warning with its place, and its exit status is 1."""
     cf = config.with_name("x.cf")
