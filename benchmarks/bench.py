@@ -32,7 +32,12 @@ NATIVE_PROCESSES = 16
 
 OVER_UNIX = "socketmap-memcache, UNIX socket"
 
+#: How often both sides of the marks are measured, in turn; the best of each counts. What else runs on the machine, or
+#: on the one below a virtual machine, makes single measurements differ by half.
+ROUNDS = 3
+
 #: The marks, with 64 connections: at least this part of the native rate ...
+MARK_CONNECTIONS = 64
 LEAST_RATIO = 0.5
 #: ... and at most so many microseconds of processor time a look-up.
 MOST_CPU_US = 20.0
@@ -83,13 +88,18 @@ def run(
         memcached.set_many({key.encode(): key.replace("@", "@mail.").encode() for key in keys})
         table = f"memcache:{write_config(directory / 'bench.cf', f'memcache = {memcached.address}')}"
         postfix = Postfix(directory)
-        report(measure_native(postfix, table, keys, native_keys))
         load = Load(key_file, seconds)
-        report(load.run("memcached itself, UNIX socket", "memcache", memcached.address, 64, memcached.pid))
         unix, tcp = f"unix:{directory}/s.sock", f"inet:127.0.0.1:{free_port()}"
         with Service(directory, f"tables = bench={table}\n", listen=[unix, tcp]) as service:
-            for connections in (1, 8, 64):
+            native, ours = [], []
+            for _ in range(ROUNDS):
+                native.append(measure_native(postfix, table, keys, native_keys))
+                ours.append(load.run(OVER_UNIX, "socketmap", unix, MARK_CONNECTIONS, service.pid))
+            report(max(native, key=_rate))
+            report(load.run("memcached itself, UNIX socket", "memcache", memcached.address, 64, memcached.pid))
+            for connections in (1, 8):
                 report(load.run(OVER_UNIX, "socketmap", unix, connections, service.pid))
+            report(max(ours, key=_rate))
             report(load.run("socketmap-memcache, TCP", "socketmap", tcp, 64, service.pid))
         for result in measure_map(memcached, postfix, table, map_keys):
             report(result)
@@ -98,10 +108,14 @@ def run(
     return results
 
 
+def _rate(result: Result) -> float:
+    return result.rate
+
+
 def marks(results: Sequence[Result]) -> dict[str, bool]:
     """Return each mark in words, and whether it is met."""
     native = results[0]
-    service = next(r for r in results if r.name == OVER_UNIX and r.connections == 64)
+    service = next(r for r in results if r.name == OVER_UNIX and r.connections == MARK_CONNECTIONS)
     ratio, cpu_us = service.rate / native.rate, service.cpu_us or 0.0
     return {
         f"64 connections: {ratio:.2f} of the native rate, at least {LEAST_RATIO}": ratio >= LEAST_RATIO,
