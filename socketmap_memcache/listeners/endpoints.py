@@ -9,6 +9,7 @@ import pwd
 import re
 import socket
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.python.failure import Failure
+
+from socketmap_memcache.listeners.client_poll import client_poll
 
 _INET = re.compile(r"inet:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _UNIX = re.compile(r"unix:(?P<path>/.*?)(?P<options>(?::(?:mode|user|group)=[^:]*)*)")
@@ -65,6 +68,16 @@ class _PlainUnixServer(unix.Server):
     """
 
     doRead = tcp.Connection.doRead  # type: ignore[assignment] # (as annotated by its mixin)
+
+    if sys.platform == "linux":
+
+        def startReading(self) -> None:
+            """Read from now on; see :mod:`.client_poll`."""
+            client_poll(self.reactor).add(self)
+
+        def stopReading(self) -> None:
+            """Read no more."""
+            client_poll(self.reactor).remove(self)
 
 
 class AdoptedUnixPort(unix.Port):
