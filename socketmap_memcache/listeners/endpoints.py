@@ -60,14 +60,8 @@ def backlog() -> int:
         return socket.SOMAXCONN
 
 
-class _PlainUnixServer(unix.Server):
-    """A client's connection that takes bytes only.
-
-    Twisted's own also takes file descriptors, which nobody here wants from a client, and which costs as much time for
-    each read as a look-up does.
-    """
-
-    doRead = tcp.Connection.doRead  # type: ignore[assignment] # (as annotated by its mixin)
+class _PolledServer(tcp.Server):
+    """A client's connection that is read by the poll of all clients, where there is epoll(7)."""
 
     if sys.platform == "linux":
 
@@ -78,6 +72,23 @@ class _PlainUnixServer(unix.Server):
         def stopReading(self) -> None:
             """Read no more."""
             client_poll(self.reactor).remove(self)
+
+
+class _PlainUnixServer(_PolledServer, unix.Server):
+    """A client's connection that takes bytes only.
+
+    Twisted's own also takes file descriptors, which nobody here wants from a client, and which costs as much time for
+    each read as a look-up does.
+    """
+
+    doRead = tcp.Connection.doRead  # type: ignore[assignment] # (as annotated by its mixin)
+
+
+def _polled(port: IListeningPort) -> IListeningPort:
+    """Let the clients of a TCP port be read by the poll of all clients."""
+    if isinstance(port, tcp.Port):
+        port.transport = _PolledServer
+    return port
 
 
 class AdoptedUnixPort(unix.Port):
@@ -120,8 +131,7 @@ class TcpAddress:
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
         """Begin to listen, or raise CannotListenError."""
-        port: IListeningPort = reactor.listenTCP(self.port, factory, backlog(), self.host)
-        return port
+        return _polled(reactor.listenTCP(self.port, factory, backlog(), self.host))
 
 
 @attrs.frozen
@@ -198,8 +208,7 @@ class SystemdAddress:
         if self.domain != "UNIX":
             family = socket.AF_INET if self.domain == "INET" else socket.AF_INET6
             os.set_blocking(self.descriptor, False)
-            adopted: IListeningPort = reactor.adoptStreamPort(self.descriptor, family, factory)
-            return adopted
+            return _polled(reactor.adoptStreamPort(self.descriptor, family, factory))
         listening = socket.fromfd(self.descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
         port = AdoptedUnixPort(listening, factory, reactor)
         port.startListening()
