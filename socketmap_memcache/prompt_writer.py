@@ -8,6 +8,7 @@ from typing import cast
 
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from twisted.internet.tcp import Connection
+from twisted.logger import Logger
 from zope.interface import implementer
 
 
@@ -25,6 +26,7 @@ class WritesTogether:
     """
 
     __slots__ = ("held",)
+    _log = Logger()
 
     def __init__(self) -> None:
         """Begin outside."""
@@ -40,7 +42,10 @@ class WritesTogether:
         """Write what is held back, and hold back nothing more."""
         held, self.held = self.held, None
         for writer, data in held or ():
-            writer.write(data)
+            try:
+                writer.write(data)
+            except Exception:  # noqa: BLE001 (whatever happens to one client, the others get what was held back)
+                self._log.failure("what was held back could not be written")
 
 
 #: There is one reactor, so there is one of these.

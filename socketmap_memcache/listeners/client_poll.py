@@ -7,6 +7,7 @@ third of the time of a look-up, so they get a poll of their own, and the reactor
 from __future__ import annotations
 
 import select
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
@@ -17,6 +18,8 @@ from zope.interface import implementer
 
 #: Clients that are served before the reactor looks at all others; the rest come after them.
 READY_LIMIT = 256
+
+_UNFORESEEN = "a client's connection has failed in an unforeseen way"
 
 
 class ClientTransport(Protocol):
@@ -57,12 +60,13 @@ class ClientPoll:
         self._descriptors[transport] = descriptor
 
     def remove(self, transport: ClientTransport) -> None:
-        """Read no more for a transport, whose descriptor must still be open."""
+        """Read no more for a transport."""
         descriptor = self._descriptors.pop(transport, None)
         if descriptor is None:
             return
         del self._transports[descriptor]
-        self._epoll.unregister(descriptor)
+        with suppress(OSError):  # a descriptor that has been closed is not in it any more
+            self._epoll.unregister(descriptor)
         if not self._transports:
             self._reactor.removeReader(self)
 
@@ -86,10 +90,14 @@ class ClientPoll:
             try:
                 reason = transport.doRead()
             except Exception as error:  # noqa: BLE001 (as in the reactor: whatever happens ends one connection)
-                self._log.failure("a client's connection has failed in an unforeseen way")
+                self._log.failure(_UNFORESEEN)
                 reason = error
-            if reason is not None:
+            if reason is None:
+                continue
+            try:
                 self._end(transport, reason)
+            except Exception:  # noqa: BLE001 (the reactor would read for none of the clients any more)
+                self._log.failure(_UNFORESEEN)
 
     def connectionLost(self, reason: Failure) -> None:
         """Hear that the reactor ends; the clients' transports are ended by those who made them."""

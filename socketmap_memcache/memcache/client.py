@@ -156,9 +156,7 @@ class MemcacheClient:
         self._try(command, command.started)
 
     def _try(self, command: Command, now: float) -> None:
-        deadline, last = now + command.limits.timeout, command.started + PATIENCE
-        deadline = min(deadline, last)
-        command.deadline = deadline
+        deadline = command.deadline = min(now + command.limits.timeout, command.started + PATIENCE)
         if self._connection is not None:
             self._connection.send(command)
         elif not self._wait(command):

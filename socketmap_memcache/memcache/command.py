@@ -123,10 +123,12 @@ class Get(Command):
     def succeed(self, result: Any) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
-        self.asker.answered(result, self.token)
-        if self._others is not None:
-            for asker, token in self._others:
-                asker.answered(result, token)
+        try:
+            self.asker.answered(result, self.token)
+        finally:
+            if self._others is not None:
+                for asker, token in self._others:
+                    asker.answered(result, token)
 
     def fail(self, error: TemporaryError) -> None:
         if self._under_way.get(self.key) is self:

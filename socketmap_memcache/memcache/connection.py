@@ -9,6 +9,7 @@ from typing import cast
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
@@ -22,6 +23,8 @@ class MemcacheConnection(Protocol):
 
     :ivar in_flight: the commands that have no reply yet, the oldest first.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -96,7 +99,10 @@ class MemcacheConnection(Protocol):
                     return
                 self._has_answered = True
                 in_flight.popleft()
-                command.succeed(result)
+                try:
+                    command.succeed(result)
+                except Exception:  # noqa: BLE001 (whoever asked, the server and all others have nothing to do with it)
+                    self._log.failure("an answer of memcached led to an unforeseen error")
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:

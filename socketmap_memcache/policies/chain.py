@@ -182,8 +182,15 @@ class PolicyChain:
                 self._timer = self._reactor.callLater(oldest.deadline - now, self._expire)
                 return
             self._finish(oldest, self._overdue(oldest))
-            oldest.answer.cancel()
+            self._cancel(oldest)
         self._timer = None
+
+    def _cancel(self, waiting: _Waiting) -> None:
+        try:
+            waiting.answer.cancel()
+        except Exception:  # noqa: BLE001 (without the timer, which comes after this, others would wait for ever)
+            name = self.policies[waiting.place].name
+            self._log.failure("policy {policy} could not be told that its time is over", policy=name)
 
     def _overdue(self, waiting: _Waiting) -> bytes:
         reason = f"no action within {self._timeout:g} s"

@@ -69,6 +69,16 @@ class TestOtherTransports(SynchronousTestCase):
         self.writer.write(b"d")
         assert self.transport.value() == b"acd"
 
+    def test_unforeseen_together(self) -> None:
+        """A writer that fails does not keep from the others what is theirs."""
+        broken = PromptWriter(StringTransport())
+        with WRITES_TOGETHER:
+            broken.write(b"text")
+            broken._transport = cast(Any, None)
+            self.writer.write(b"a")
+        assert self.transport.value() == b"a"
+        assert len(self.flushLoggedErrors(AttributeError)) == 1
+
     def test_closed_together(self) -> None:
         """What was held back is written before its writer is closed."""
         with WRITES_TOGETHER:

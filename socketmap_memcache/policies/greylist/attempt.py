@@ -44,19 +44,18 @@ class Attempt:
     """A request that the table has to decide. It hears of the records; see :class:`~socketmap_memcache.asker.Asker`."""
 
     __slots__ = (
-        *(
-            "_action",
-            "_answer",
-            "_client",
-            "_client_record",
-            "_delay",
-            "_finished",
-            "_key",
-            "_policy",
-            "_request",
-            "_settings",
-        ),
-        *("_triplet", "_waiting"),
+        "_action",
+        "_answer",
+        "_client",
+        "_client_record",
+        "_delay",
+        "_finished",
+        "_key",
+        "_policy",
+        "_request",
+        "_settings",
+        "_triplet",
+        "_waiting",
     )
 
     def __init__(

@@ -172,6 +172,23 @@ def test_unforeseen(transports: list[Transport], poll: ClientPoll) -> None:
     assert len(logs) == 1
 
 
+def test_unforeseen_at_the_end(transports: list[Transport], poll: ClientPoll, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that is raised when a connection ends leaves the others alone, too; so does a closed descriptor."""
+    a, b, c = transports
+    for transport in transports:
+        poll.add(transport)
+    for transport in (a, b):
+        transport.far.send(b"x")
+        transport.reason = ConnectionLost()
+        monkeypatch.setattr(transport, "connectionLost", lambda _: 1 / 0)
+    with capturedLogs() as logs:
+        poll.doRead()
+    assert len(logs) == 2
+    c.near.close()
+    poll.remove(c)
+    assert poll._transports == {}
+
+
 def test_one_for_each_reactor(reactor: Reactor, poll: ClientPoll) -> None:
     """A reactor has one poll."""
     assert client_poll(reactor) is poll

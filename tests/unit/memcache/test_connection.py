@@ -64,6 +64,26 @@ class ConnectionTests(SynchronousTestCase):
         assert self.successResultOf(self.answers[b]) == b"1"
         assert self.lost == []
 
+    def test_unforeseen(self) -> None:
+        """An asker that fails harms neither the connection nor the others, also those who share its command."""
+
+        class Broken:
+            def answered(self, value: object, token: object) -> None:
+                raise ValueError("oops")
+
+            failed = answered
+
+        command = Get(b"a", Limits(), {}, Broken(), None)
+        sharing: Deferred[bytes | None] = Deferred()
+        command.share(FIRING, sharing)
+        self.connection.send(command)
+        (b,) = self.send(b"b")
+        self.clock.advance(0)
+        self.server.send(value(b"a", b"1") + value(b"b", b"2"))
+        assert [self.successResultOf(answer) for answer in (sharing, self.answers[b])] == [b"1", b"2"]
+        assert len(self.flushLoggedErrors(ValueError)) == 1
+        assert self.lost == []
+
     def test_malformed(self) -> None:
         """What is no reply ends the connection, and only the oldest command is blamed for it."""
         a, b, c = self.send(b"a", b"b", b"c")

@@ -205,6 +205,23 @@ class TestDeadline(ChainTests):
         assert heard == [1]
         assert len(logs) == 1
 
+    def test_cannot_be_cancelled(self) -> None:
+        """A policy that fails when it is cancelled takes the time limit from nobody."""
+
+        def fail(_: object) -> None:
+            raise ValueError("oops")
+
+        chain = self.chain(ScriptedPolicy(Deferred[bytes](fail), Deferred[bytes](), Deferred[bytes]()))
+        first, second = decide(chain), decide(chain)
+        with capturedLogs() as logs:
+            self.clock.advance(10)
+        assert [self.wait_for(decided) for decided in (first, second)] == [b"DUNNO"] * 2
+        assert "policy scripted could not be told that its time is over" in texts(logs)
+        assert len(self.flushLoggedErrors(ValueError)) == 1
+        third = decide(chain)
+        self.clock.advance(10)
+        assert self.wait_for(third) == b"DUNNO"
+
     def test_answers_when_cancelled(self) -> None:
         """An action that comes of being cancelled comes too late."""
         answer = Deferred[bytes](lambda cancelled: cancelled.callback(b"REJECT"))
