@@ -25,7 +25,8 @@ run: $(VENV)/installed
 	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
 
 test: $(VENV)/installed-test
-	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached postgrey nc cc
+	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached postgrey \
+		nutcracker postgresql redis-server redis-sentinel nc cc
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 

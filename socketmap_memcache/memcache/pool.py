@@ -39,12 +39,12 @@ class ClientPool:
         return MemoryCache(name, size_limit, self.reactor)
 
     def release(self, cache: ICache) -> None:
-        """Take back what one call of :meth:`memcached` or :meth:`memory` gave."""
+        """Take back what one call of :meth:`memcached` or :meth:`memory` gave, or close a cache of another kind."""
+        name = cache.name
         with self._lock:
-            users = self._users.get(cache.name, 1) - 1
-            if users:
-                self._users[cache.name] = users
-                return
-            self._users.pop(cache.name, None)
-            self._clients.pop(cache.name, None)
+            if self._clients.get(name) is cache:
+                self._users[name] -= 1
+                if self._users[name]:
+                    return
+                del self._users[name], self._clients[name]
         cache.close()
