@@ -22,28 +22,36 @@ class WritesTogether:
     Each write wakes up another process. To wake up many one after the other, with no work in between, takes a tenth
     less time in all.
 
-    :ivar held: what has been held back; ``None`` outside of the context.
+    Contexts may be inside each other: the outermost one counts.
+
+    :ivar held: what has been held back: functions, each with the bytes that it is to write; ``None`` outside of a
+        context.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("_depth", "held")
     _log = Logger()
 
     def __init__(self) -> None:
         """Begin outside."""
-        self.held: list[tuple[PromptWriter, bytes]] | None = None
+        self.held: list[tuple[Callable[[bytes], object], bytes]] | None = None
+        self._depth = 0
 
     def __enter__(self) -> None:
-        self.held = []
+        self._depth += 1
+        if self.held is None:
+            self.held = []
 
     def __exit__(self, *exc_info: object) -> None:
-        self.release()
+        self._depth -= 1
+        if not self._depth:
+            self.release()
 
     def release(self) -> None:
         """Write what is held back, and hold back nothing more."""
         held, self.held = self.held, None
-        for writer, data in held or ():
+        for write, data in held or ():
             try:
-                writer.write(data)
+                write(data)
             except Exception:  # noqa: BLE001 (whatever happens to one client, the others get what was held back)
                 self._log.failure("what was held back could not be written")
 
@@ -91,9 +99,12 @@ class PromptWriter:
 
     def write(self, data: bytes) -> None:
         """Write, in order, all of the data."""
-        if WRITES_TOGETHER.held is not None:
-            WRITES_TOGETHER.held.append((self, data))
-            return
+        if WRITES_TOGETHER.held is None:
+            self._write(data)
+        else:
+            WRITES_TOGETHER.held.append((self._write, data))
+
+    def _write(self, data: bytes) -> None:
         if self._socket is None or self.full:
             self._transport.write(data)
             return

@@ -61,16 +61,18 @@ class MemcacheConnection(Protocol):
 
     def send(self, command: Command) -> None:
         """Put a command on its way. What is sent in one reactor turn leaves in one write, but for the first of it."""
-        if not self.in_flight:
-            self.in_flight.append(command)
-            self._writer.write(command.wire)
-            return
         self.in_flight.append(command)
         self._unsent.append(command.wire)
-        if len(self._unsent) == 1:
+        if len(self._unsent) > 1:
+            return
+        if WRITES_TOGETHER.held is not None:
+            WRITES_TOGETHER.held.append((self._flush, b""))
+        elif len(self.in_flight) == 1:
+            self._flush()
+        else:
             self._reactor.callLater(0, self._flush)
 
-    def _flush(self) -> None:
+    def _flush(self, _: bytes = b"") -> None:
         if self._usable:
             self._writer.write(b"".join(self._unsent))
         self._unsent.clear()

@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import SocketmapMemcacheError
-from socketmap_memcache.policies.interface import DUNNO, IPolicy, Request
+from socketmap_memcache.policies.asked import decide_for
+from socketmap_memcache.policies.interface import DUNNO, IPolicy, Promise, Request
 from socketmap_memcache.policies.log_limit import LogLimit
 from socketmap_memcache.tables.folding import valid
 
@@ -34,21 +34,23 @@ def well_formed(action: object) -> bool:
 Decided = Callable[[bytes, Any], object]
 
 
-class _Waiting:
-    """A request for which a policy takes its time.
+class _Asked:
+    """A request on its way through the policies.
 
-    :ivar place: of that policy.
-    :ivar answer: what it promised.
-    :ivar deadline: in reactor seconds.
+    :ivar place: of the policy that is asked.
+    :ivar promise: of that policy's answer, where it takes its time.
+    :ivar deadline: in reactor seconds, once it is known that it takes time.
+    :ivar done: whether the request has its action.
     """
 
-    __slots__ = ("answer", "deadline", "decided", "place", "request", "token")
+    __slots__ = ("deadline", "decided", "done", "place", "promise", "request", "token")
 
-    def __init__(self, request: Request, place: int, deadline: float, decided: Decided, token: object) -> None:
-        self.answer: Deferred[bytes]
+    def __init__(self, request: Request, decided: Decided, token: object) -> None:
         self.request = request
-        self.place = place
-        self.deadline = deadline
+        self.place = 0
+        self.promise: Promise | None = None
+        self.deadline = 0.0
+        self.done = False
         self.decided = decided
         self.token = token
 
@@ -69,9 +71,10 @@ class PolicyChain:
         :param timeout: seconds that a request may take, all policies together.
         """
         self.policies = tuple(policies)
+        self._ways = [decide_for(policy) for policy in self.policies]
         self._reactor = reactor
         self._timeout = timeout
-        self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # the oldest first
+        self._waiting: OrderedDict[_Asked, None] = OrderedDict()  # the oldest first
         self._timer: IDelayedCall | None = None  # one for all; it may run on while nothing waits
         self._closed = False
         self._log_limits = [LogLimit(reactor) for _ in self.policies]
@@ -81,17 +84,13 @@ class PolicyChain:
 
         :param decided: called once, at once or later, with the action and the token. It must not raise.
         """
-        for place in range(len(self.policies)):
-            answer = self._ask(place, request)
-            if answer is None:
-                continue
-            if isinstance(answer, Deferred):
-                deadline = self._reactor.seconds() + self._timeout
-                self._wait(_Waiting(request, place, deadline, decided, token), answer)
-            else:
-                decided(answer, token)
-            return
-        decided(DUNNO, token)
+        asked = _Asked(request, decided, token)
+        self._ask(asked)
+        if not asked.done:
+            asked.deadline = self._reactor.seconds() + self._timeout
+            self._waiting[asked] = None
+            if self._timer is None:
+                self._timer = self._reactor.callLater(self._timeout, self._expire)
 
     def close(self) -> None:
         """Close the policies, after the requests under way, which may have to ask them yet. Idempotent."""
@@ -100,17 +99,40 @@ class PolicyChain:
             if not self._waiting:
                 self._end()
 
-    # One policy's answer.
+    # One policy after the other.
 
-    def _ask(self, place: int, request: Request) -> bytes | Deferred[bytes] | None:
-        """Ask a policy; no action means that others decide."""
+    def _ask(self, asked: _Asked) -> None:
+        place = asked.place
+        if place == len(self.policies):
+            self._finish(asked, DUNNO)
+            return
         try:
-            answer = self.policies[place].decide(request)
+            promise = self._ways[place](asked.request, self, asked)
         except Exception:  # noqa: BLE001 (whatever a policy does, Postfix gets a reply)
-            return self._failed(place, Failure())
-        return answer if isinstance(answer, Deferred) else self._judge(place, answer)
+            self.failed(Failure(), asked)
+            return
+        if asked.place == place:
+            asked.promise = promise
+
+    def answered(self, action: bytes, asked: _Asked) -> None:
+        """Hear the answer of the policy that is asked."""
+        if not asked.done:
+            self._go_on(asked, self._judge(asked.place, action))
+
+    def failed(self, failure: Failure, asked: _Asked) -> None:
+        """Hear that the policy that is asked has failed."""
+        if not asked.done:
+            self._go_on(asked, self._failed(asked.place, failure))
+
+    def _go_on(self, asked: _Asked, action: bytes | None) -> None:
+        if action is None:
+            asked.place += 1
+            self._ask(asked)
+        else:
+            self._finish(asked, action)
 
     def _judge(self, place: int, action: bytes) -> bytes | None:
+        """Give the action that the answer of a policy is; none means that others decide."""
         if action == DUNNO:
             return None
         if not well_formed(action):
@@ -134,45 +156,14 @@ class PolicyChain:
                 self._log.failure(text, failure, **fields)
         return None if _DUNNO.match(action) else action
 
-    # Policies that take their time.
-
-    def _wait(self, waiting: _Waiting, answer: Deferred[bytes]) -> None:
-        self._waiting[waiting] = None
-        if self._timer is None:
-            self._timer = self._reactor.callLater(self._timeout, self._expire)
-        self._await(waiting, answer)
-
-    def _await(self, waiting: _Waiting, answer: Deferred[bytes]) -> None:
-        waiting.answer = answer
-        answer.addCallbacks(self._answered, self._answer_failed, callbackArgs=(waiting,), errbackArgs=(waiting,))
-
-    def _answered(self, action: bytes, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._go_on(waiting, self._judge(waiting.place, action))
-
-    def _answer_failed(self, failure: Failure, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._go_on(waiting, self._failed(waiting.place, failure))
-
-    def _go_on(self, waiting: _Waiting, action: bytes | None) -> None:
-        """Ask the next policies, until one decides."""
-        while action is None:
-            waiting.place += 1
-            if waiting.place == len(self.policies):
-                action = DUNNO
-                break
-            answer = self._ask(waiting.place, waiting.request)
-            if isinstance(answer, Deferred):
-                self._await(waiting, answer)
-                return
-            action = answer
-        self._finish(waiting, action)
-
-    def _finish(self, waiting: _Waiting, action: bytes) -> None:
-        del self._waiting[waiting]
-        waiting.decided(action, waiting.token)
+    def _finish(self, asked: _Asked, action: bytes) -> None:
+        asked.done = True
+        self._waiting.pop(asked, None)
+        asked.decided(action, asked.token)
         if self._closed and not self._waiting:
             self._end()
+
+    # Policies that take too long.
 
     def _expire(self) -> None:
         now = self._reactor.seconds()
@@ -185,16 +176,17 @@ class PolicyChain:
             self._cancel(oldest)
         self._timer = None
 
-    def _cancel(self, waiting: _Waiting) -> None:
+    def _cancel(self, asked: _Asked) -> None:
         try:
-            waiting.answer.cancel()
+            if asked.promise is not None:
+                asked.promise.cancel()
         except Exception:  # noqa: BLE001 (without the timer, which comes after this, others would wait for ever)
-            name = self.policies[waiting.place].name
+            name = self.policies[asked.place].name
             self._log.failure("policy {policy} could not be told that its time is over", policy=name)
 
-    def _overdue(self, waiting: _Waiting) -> bytes:
+    def _overdue(self, asked: _Asked) -> bytes:
         reason = f"no action within {self._timeout:g} s"
-        for place in range(waiting.place, len(self.policies)):
+        for place in range(asked.place, len(self.policies)):
             action = self._failed(place, Failure(PolicyError(reason)))
             if action is not None:
                 return action

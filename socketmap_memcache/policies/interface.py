@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from typing import Protocol as Structure
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
+from socketmap_memcache.asker import Asker
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.tables.registry import TableContext
 
@@ -45,6 +47,23 @@ class IPolicy(Interface):
 
     def close() -> None:
         """Give back what the policy holds (tables, timers). Requests under way still get their actions. Idempotent."""
+
+
+class Promise(Structure):
+    """Stands for an action that is to come. A Deferred is one."""
+
+    def cancel(self) -> object:
+        """Hear that nobody waits for it any more."""
+
+
+class IAskedPolicy(IPolicy):
+    """A policy that can be asked without a Deferred, which takes less time."""
+
+    def decide_for(request: Request, asker: Asker, token: Any) -> Promise | None:
+        """Tell the asker, now or later, what :meth:`decide` would return or fire with.
+
+        :return: what can be cancelled, where the asker is told later.
+        """
 
 
 class IPolicyType(IPlugin):

@@ -105,9 +105,7 @@ class Ours:
         self.clock.advance(0)
         before = len(self.logged)
         request = {name.encode(): value.encode() for name, value in attributes.items()}
-        action = self.policy.decide(request)
-        if isinstance(action, Deferred):
-            action = self.clock.result(action)
+        action = self.clock.result(self.policy.decide(request))
         while self.store is not None and self.store._pending:  # an answer need not wait for them, but the clock has to
             self.clock.run_call()
         self.clock.advance(0.5)  # lines are logged after a moment

@@ -69,6 +69,15 @@ class TestOtherTransports(SynchronousTestCase):
         self.writer.write(b"d")
         assert self.transport.value() == b"acd"
 
+    def test_together_inside(self) -> None:
+        """What is written together inside of others leaves with them."""
+        with WRITES_TOGETHER:
+            with WRITES_TOGETHER:
+                self.writer.write(b"a")
+            assert self.transport.value() == b""
+            self.writer.write(b"b")
+        assert self.transport.value() == b"ab"
+
     def test_unforeseen_together(self) -> None:
         """A writer that fails does not keep from the others what is theirs."""
         broken = PromptWriter(StringTransport())

@@ -1,15 +1,12 @@
-"""One request on its way through the table.
-
-There is one Deferred for it, and where the table needs none for a look-up and the mail passes at once, not even that.
-"""
+"""One request on its way through the table."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from socketmap_memcache.asker import Asker
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
 from socketmap_memcache.policies.greylist.decide import NEW, Decision, decide
@@ -26,6 +23,7 @@ from socketmap_memcache.policies.greylist.record import (
 from socketmap_memcache.policies.greylist.settings import Settings
 from socketmap_memcache.policies.greylist.texts import greylist_reply, header_reply
 from socketmap_memcache.policies.interface import DUNNO, Request
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 
 if TYPE_CHECKING:
     from socketmap_memcache.policies.greylist.policy import GreylistPolicy
@@ -44,8 +42,7 @@ class Attempt:
     """A request that the table has to decide. It hears of the records; see :class:`~socketmap_memcache.asker.Asker`."""
 
     __slots__ = (
-        "_action",
-        "_answer",
+        "_asker",
         "_client",
         "_client_record",
         "_delay",
@@ -54,17 +51,26 @@ class Attempt:
         "_policy",
         "_request",
         "_settings",
+        "_token",
         "_triplet",
         "_waiting",
     )
 
     def __init__(
-        self, policy: GreylistPolicy, request: Request, client: ClientId, settings: Settings, delay: int
+        self,
+        policy: GreylistPolicy,
+        request: Request,
+        client: ClientId,
+        settings: Settings,
+        delay: int,
+        asker: Asker,
+        token: Any,
     ) -> None:
         """Make an attempt; nothing is asked.
 
         :param settings: without auto-whitelisting for a client that is never to be.
         :param delay: that of the recipient.
+        :param asker: hears of the action.
         """
         self._policy = policy
         self._request = request
@@ -76,26 +82,27 @@ class Attempt:
         self._client_record: Client | None = None
         self._waiting = 0
         self._finished = False
-        self._action: bytes | None = None
-        self._answer: Deferred[bytes] | None = None
+        self._asker = asker
+        self._token = token
 
-    def start(self) -> bytes | Deferred[bytes]:
-        """Ask for the records, both at the same time, and return the action, now or later."""
+    def start(self) -> Attempt | None:
+        """Ask for the records, both at the same time.
+
+        :return: the attempt itself, where the asker is told later.
+        """
         ask = self._policy.lookup_for
         self._policy.begun()
         if self._settings.auto_whitelist_clients:
             self._waiting = 2
-            ask(self._client.key, self, self._client.key)
+            with WRITES_TOGETHER:
+                ask(self._client.key, self, self._client.key)
+                ask(self._key, self, self._key)
         else:
             self._waiting = 1
-        ask(self._key, self, self._key)
-        if self._action is not None:
-            return self._action
-        if self._answer is None:
-            self._answer = Deferred(self._give_up)
-        return self._answer
+            ask(self._key, self, self._key)
+        return None if self._finished else self
 
-    def _give_up(self, answer: Deferred[bytes]) -> None:
+    def cancel(self) -> None:
         """Hear that the time is over: the fail action was the answer."""
         self._finished = True
         self._policy.fail(self._request, Failure(LookupTimeout(f"{self._policy.table.name}: no answer in time")))
@@ -186,17 +193,12 @@ class Attempt:
 
     def _finish(self, action: bytes) -> None:
         self._finished = True
-        if self._answer is None:
-            self._action = action
-        else:
-            self._answer.callback(action)
+        self._asker.answered(action, self._token)
         self._policy.done()
 
     def _break(self, failure: Failure) -> None:
         self._finished = True
-        if self._answer is None:
-            self._answer = Deferred()
-        self._answer.errback(failure)
+        self._asker.failed(failure, self._token)
         self._policy.done()
 
 

@@ -128,7 +128,7 @@ def plain_triplet_key(client: ClientAddress, sender: bytes, recipient: bytes, se
     :param sender: as Postfix sent it, as is the recipient.
     """
     sender = normalize_sender(sender[:ATTRIBUTE_LIMIT], settings)
-    return b"%b/%b/%b" % (client.network.lower(), sender.lower(), recipient[:ATTRIBUTE_LIMIT].lower())
+    return (b"%b/%b/%b" % (client.network, sender, recipient[:ATTRIBUTE_LIMIT])).lower()
 
 
 def triplet_key(client: ClientAddress, sender: bytes, recipient: bytes, settings: Settings) -> bytes:
@@ -138,7 +138,9 @@ def triplet_key(client: ClientAddress, sender: bytes, recipient: bytes, settings
 
 def client_key(client: ClientAddress, settings: Settings) -> bytes:
     """Make the key of a client in the table."""
-    return table_key(CLIENT, client.text, settings.privacy)
+    if settings.privacy:
+        return table_key(CLIENT, client.text, privacy=True)
+    return CLIENT + client.text.lower()  # there is nothing in an address that a table could refuse
 
 
 def table_key(kind: bytes, plain: bytes, privacy: bool) -> bytes:

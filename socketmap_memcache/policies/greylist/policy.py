@@ -8,7 +8,7 @@ remembers: what no table remembers would be deferred for ever. When the table fa
 from __future__ import annotations
 
 from collections import deque
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import attrs
@@ -17,9 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, TableError
+from socketmap_memcache.policies.asked import deferred
 from socketmap_memcache.policies.greylist.attempt import Attempt, ClientId
 from socketmap_memcache.policies.greylist.cleaner import Cleaner
 from socketmap_memcache.policies.greylist.decision_log import DecisionLog
@@ -28,7 +30,15 @@ from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, client_key
 from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
 from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
-from socketmap_memcache.policies.interface import DUNNO, IPolicy, IPolicyType, PolicyContext, Request
+from socketmap_memcache.policies.interface import (
+    DUNNO,
+    IAskedPolicy,
+    IPolicy,
+    IPolicyType,
+    PolicyContext,
+    Promise,
+    Request,
+)
 from socketmap_memcache.policies.log_limit import LogLimit
 from socketmap_memcache.tables.asked import lookup_for, update_for
 from socketmap_memcache.tables.fail import FailTable
@@ -80,7 +90,7 @@ def _open_table(parameters: Parameters, context: TableContext) -> ITable:
 greylist_type = GreylistType()
 
 
-@implementer(IPolicy)
+@implementer(IAskedPolicy)
 class GreylistPolicy:
     """Greylisting."""
 
@@ -115,30 +125,38 @@ class GreylistPolicy:
         self._under_way = 0
         self._closed = False
 
-    def decide(self, request: Request) -> bytes | Deferred[bytes]:
+    def decide(self, request: Request) -> Deferred[bytes]:
         """Decide; see :class:`IPolicy`."""
+        return deferred(partial(self.decide_for, request))
+
+    def decide_for(self, request: Request, asker: Asker, token: Any) -> Promise | None:
+        """Decide; see :class:`IAskedPolicy`."""
         if self._cleaner is None:
             # Not when the policy is opened: that may be in a thread, and perhaps no reactor will run.
             self._cleaner = Cleaner(self.table, self._settings, self._reactor)
         for name in NEEDED:
             if name not in request:
                 self.log_line(f"attribute missing: {name.decode()}")
-                return DUNNO
+                asker.answered(DUNNO, token)
+                return None
         address = request[b"client_address"][:ATTRIBUTE_LIMIT]  # what is remembered has to be small
         client = self._identify(address)
         if client is None:
             self.complain("can't parse client_address {address}", address=excerpt(address))
-            return DUNNO
+            asker.answered(DUNNO, token)
+            return None
         for reason, holds in self._exemptions:
             if holds(request):
-                return self.let_pass(request, reason)
+                asker.answered(self.let_pass(request, reason), token)
+                return None
         access = self._lists.recipient_access
         if access is None:
-            return self._attempt(self._settings.delay, request, client)
+            return self._attempt(self._settings.delay, request, client, asker, token)
         self.begun()
         answer: Deferred[Any] = access.delay(request[b"recipient"])
-        answer.addCallbacks(self._attempt, self._access_failed, callbackArgs=(request, client), errbackArgs=(request,))
-        return answer.addBoth(self._access_done)
+        answer.addCallbacks(self._accessed, self._access_failed, callbackArgs=(request, client), errbackArgs=(request,))
+        tell(answer.addBoth(self._access_done), asker, token)
+        return answer
 
     def close(self) -> None:
         """Close the lists and the table when the requests under way have their answers; see :class:`IPolicy`."""
@@ -152,12 +170,16 @@ class GreylistPolicy:
         client = parse_client(address, self._settings)
         return None if client is None else ClientId(client, client_key(client, self._settings))
 
-    def _attempt(self, delay: int | None, request: Request, client: ClientId) -> bytes | Deferred[bytes]:
+    def _attempt(self, delay: int, request: Request, client: ClientId, asker: Asker, token: Any) -> Attempt | None:
+        """Ask the table."""
+        settings = self._settings if self._lists.may_auto_whitelist(request) else self._without_awl
+        return Attempt(self, request, client, settings, delay, asker, token).start()
+
+    def _accessed(self, delay: int | None, request: Request, client: ClientId) -> bytes | Deferred[bytes]:
         """Ask the table, unless the recipient wants no greylisting."""
         if delay is None:
             return self.let_pass(request, RECIPIENT_ACCESS)
-        settings = self._settings if self._lists.may_auto_whitelist(request) else self._without_awl
-        return Attempt(self, request, client, settings, delay).start()
+        return deferred(partial(self._attempt, delay, request, client))
 
     def _access_failed(self, failure: Failure, request: Request) -> bytes:
         failure.trap(TableError, CancelledError)

@@ -18,6 +18,7 @@ from zope.interface.verify import verifyObject
 from socketmap_memcache.errors import LookupTimeout, TableError, TemporaryError
 from socketmap_memcache.memcache.client import LAST_PROBE, LOG_INTERVAL, PATIENCE, MemcacheClient
 from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 from tests.unit.memcache.scripted import ScriptedConnection, ScriptedServer, gets, value
 
 LIMITS = Limits()
@@ -76,6 +77,15 @@ class TestCommands(ClientTests):
         assert self.server.accept().received() == gets([b"k"])
         self.flush()
         assert self.server.connections[0].received() == gets([b"other"])
+
+    def test_together(self) -> None:
+        """Commands that are sent in one context of writing together leave in one write at its end."""
+        connection = self.connect()
+        with WRITES_TOGETHER:
+            for key in (b"a", b"b"):
+                self.get(key)
+            assert not connection.writes()
+        assert connection.writes() == [b"get a\r\nget b\r\n"]
 
     def test_hit_and_miss(self) -> None:
         """A value is an answer, an empty value is one too, and END alone is a miss."""
