@@ -34,9 +34,13 @@ class QueryFormat:
         self._key_parts = KeyParts.used(of_query + of_key)
         self._result_parts = KeyParts.used(piece for piece in of_result if piece < _KEY_PLACE)
 
+    def values(self, key: bytes) -> list[bytes] | None:
+        """Return what a key gives to fill templates with, or ``None`` for one that is to be skipped: it is missing."""
+        return self._key_parts.split(key)
+
     def query(self, key: bytes) -> bytes | None:
-        """Return the query for a key, or ``None`` for a key that is to be skipped, which means missing."""
-        values = self._key_parts.split(key)
+        """Return the query for a key, or ``None`` for a key that is to be skipped."""
+        values = self.values(key)
         return None if values is None else fill(self._query, list(map(self._quote, values)))
 
     def result(self, value: bytes, key: bytes) -> bytes | None:

@@ -10,28 +10,22 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote_from_bytes
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, PermanentError, TableError, TemporaryError
-from socketmap_memcache.tables.folding import normalize
 from socketmap_memcache.tables.indexed_file import without_nul
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.key_format import Template
-from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.options import read_cf, read_match_list
-from socketmap_memcache.tables.query_format import QueryFormat, parse_query, parse_result, unquoted
-from socketmap_memcache.tables.read_only import ReadOnlyTable
+from socketmap_memcache.tables.query_format import QueryFormat, unquoted
+from socketmap_memcache.tables.query_table import QueryTable, not_empty, query_template, read_query, read_result_format
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.tables.store import Operation, StoreTable
 
 #: Seconds that a look-up waits for somebody who writes to the database. (Postfix does not wait.)
 LOCK_TIMEOUT = 5.0
 
-_LEGACY = ("table", "select_field", "where_field")
 # A key that has all that a template can ask for.
 _SAMPLE_KEY = b"user@i.h.g.f.e.d.c.b.a"
 # Text in which a semicolon does not end a statement, or a semicolon that does.
@@ -49,14 +43,10 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
         nothing is ever written), and a query that the database refuses.
     """
     parameters = read_cf("sqlite", name)
-    path = _not_empty(parameters, "dbpath")
-    where, query = _query(parameters)
-    loose = unquoted(query)
-    for specifier in loose:
-        text = f"{specifier} is not in single quotes: whoever chooses a key can choose another query"
-        parameters.warn(where, text)
-    template = _template(parameters, where, query, parse_query)
-    result = _template(parameters, "result_format", _not_empty(parameters, "result_format", "%s"), parse_result)
+    path = not_empty(parameters, "dbpath")
+    where, query = read_query(parameters)
+    template = query_template(parameters, where, query)
+    result = read_result_format(parameters)
     limit = parameters.integer("expansion_limit", 0)
     domain = read_match_list(parameters, "domain", context)
     parameters.unknown(fatal=False)
@@ -64,7 +54,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
     store = SqliteStore(full_name, path, QueryFormat(template, result, _double_quotes), limit)
     if path and template:
         # What is not in quotes may be made for keys that are not like the sample.
-        _check(store, parameters, where, parameters.warn if loose else parameters.error)
+        _check(store, parameters, where, parameters.warn if unquoted(query) else parameters.error)
     try:
         parameters.finish(context.warnings)
     except ConfigurationError:
@@ -72,36 +62,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
             domain.close()
         raise
     rows = StoreTable(full_name, store, context.reactor, False, context.timeout)
-    return SqliteTable(full_name, rows, domain, context.fold_keys)
-
-
-def _not_empty(parameters: Parameters, name: str, default: str = "") -> str:
-    value = parameters.text(name, default)
-    if not value:
-        parameters.error(name, f"the parameter {name} is needed, and must not be empty")
-    return value
-
-
-def _query(parameters: Parameters) -> tuple[str, str]:
-    """Return the name of the parameter that has the query, and the query, which is empty if it cannot be used."""
-    legacy = {name: parameters.text(name, "") for name in (*_LEGACY, "additional_conditions")}
-    if parameters.line("query") or not any(legacy.values()):
-        return "query", _not_empty(parameters, "query")
-    if not all([_not_empty(parameters, name) for name in _LEGACY]):  # noqa: C419 (to name all that are missing)
-        return "where_field", ""
-    legacy_query = "SELECT {select_field} FROM {table} WHERE {where_field}='%s' {additional_conditions}"
-    return "where_field", legacy_query.format_map(legacy)
-
-
-def _template(parameters: Parameters, name: str, text: str, parse_text: Callable[[str], Template]) -> Template:
-    try:
-        text.encode()
-        return parse_text(text)
-    except UnicodeError:
-        parameters.error(name, f"is not UTF-8: {excerpt(text)}")
-    except ValueError as error:
-        parameters.error(name, str(error))
-    return ()
+    return QueryTable(full_name, rows, domain, context.fold_keys)
 
 
 def _check(store: SqliteStore, parameters: Parameters, where: str, note: Callable[[str, str], None]) -> None:
@@ -234,45 +195,3 @@ class SqliteStore:
             self._empty_logged = True
             self._log.warn("{table}: an empty result is ignored (logged once)", table=self._name)
         return self._format.result(text, key)
-
-
-@implementer(ITable)
-class SqliteTable(ReadOnlyTable):
-    """Asks the database for keys whose domain is in the list."""
-
-    def __init__(self, name: str, rows: StoreTable, domain: MatchList | None, fold_keys: bool) -> None:
-        """:param rows: gets keys as they are to be asked for; closed with the table, as is ``domain``."""
-        self.name = name
-        self._rows = rows
-        self._domain = domain
-        self._fold_keys = fold_keys
-        self._under_way = 0  # look-ups that wait for a table in the list, and then need the database
-        self._closed = False
-
-    def lookup(self, key: bytes) -> Deferred[bytes | None]:
-        """See :class:`ITable`."""
-        normalized = normalize(key, self._fold_keys)
-        if not normalized:
-            return succeed(None)
-        match = self._domain is None or self._domain.match_address(normalized)
-        if isinstance(match, Deferred):
-            self._under_way += 1
-            return match.addCallback(lambda yes: self._rows.lookup(normalized) if yes else None).addBoth(self._done)
-        return self._rows.lookup(normalized) if match else succeed(None)
-
-    def close(self) -> None:
-        """See :class:`ITable`."""
-        self._closed = True
-        if not self._under_way:
-            self._let_go()
-
-    def _done(self, result: Any) -> Any:
-        self._under_way -= 1
-        if self._closed:
-            self.close()
-        return result
-
-    def _let_go(self) -> None:
-        self._rows.close()
-        if self._domain is not None:
-            self._domain.close()

@@ -16,7 +16,8 @@ from socketmap_memcache.tables import registry
 from socketmap_memcache.tables import sqlite as sqlite_tables
 from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.query_format import QueryFormat, parse_query, parse_result, unquoted
-from socketmap_memcache.tables.sqlite import SqliteTable
+from socketmap_memcache.tables.query_table import QueryTable
+from socketmap_memcache.tables.store import StoreTable
 
 from .store_reactor import StoreReactor
 
@@ -242,7 +243,8 @@ class TestDomain:
             wait.callback(b"")
         assert [site.reactor.result(answer) for answer in answers] == [b"1", None]
         assert closed == [True]
-        assert isinstance(table, SqliteTable)
+        assert isinstance(table, QueryTable)
+        assert isinstance(table._rows, StoreTable)
         assert table._rows._closed
 
 
