@@ -7,7 +7,7 @@ import gc
 from twisted.application.service import IService
 from twisted.python import usage
 
-from socketmap_memcache.config.service import DEFAULT_PATH
+from socketmap_memcache.config.service import DEFAULT_PATH, worker_count
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.service import SocketmapMemcacheService
 
@@ -35,8 +35,14 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    path, overrides = options["config"], options["set"]
     try:
-        service = SocketmapMemcacheService(options["config"], options["set"], reactor)
+        if worker_count(path, overrides) == 1:
+            service: IService = SocketmapMemcacheService(path, overrides, reactor)
+        else:
+            from socketmap_memcache.workers.parent import WorkersService
+
+            service = WorkersService(path, overrides, reactor)
     except ConfigurationError as error:
         raise SystemExit(f"socketmap-memcache: the configuration has errors:\n{error}") from None
     # What there is now stays to the end. To go through it again and again cost a tenth of all look-ups or more.

@@ -1,0 +1,231 @@
+"""The parent of several workers: holds the sockets on which they listen, and looks after the processes.
+
+All workers accept from the same sockets, so that one that ends, or is replaced, leaves no connection behind in a queue
+of its own.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Generator, Sequence
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger, globalLogPublisher
+
+from socketmap_memcache.banner import banner
+from socketmap_memcache.config.service import ServiceConfig, load
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.listeners.endpoints import BoundAddress
+from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.workers.process import WorkerProcess
+
+#: Seconds before a worker that has ended is replaced; they double, up to the last, while workers end soon.
+FIRST_PAUSE = 0.1
+LAST_PAUSE = 30.0
+
+#: Seconds of life after which a worker's end is not taken for a fault that the next one will have too.
+SOON = 10.0
+
+#: Seconds more than ``shutdown_timeout`` that a worker gets to end.
+GRACE = 5.0
+
+#: Seconds that a worker gets to read its configuration again.
+RELOAD_TIMEOUT = 60.0
+
+
+class WorkersService(Service):
+    """All that twistd starts and stops, where there are workers."""
+
+    log = Logger()
+
+    def __init__(self, path: str, overrides: Sequence[str], reactor: Any) -> None:
+        """Check the configuration.
+
+        :param path: the service's file.
+        :param overrides: ``name=value`` items that replace what the file says.
+        :raises ConfigurationError: with everything that is wrong.
+        """
+        self._path = path
+        self._overrides = overrides
+        self._reactor = reactor
+        self._banner: list[str] = []
+        self._config = self._load()
+        self._sockets: dict[str, socket.socket] = {}
+        self._workers: dict[int, WorkerProcess] = {}
+        self._ready = 0
+        self._restarts: dict[int, IDelayedCall] = {}
+        self._pauses: dict[int, float] = {}
+        self._ended: Deferred[None] | None = None
+        self._reloading = False
+        self._reload_again = False
+        self._former_handler: Any = None
+
+    def _load(self) -> ServiceConfig:
+        """Read the configuration as the workers will; what it opens is closed again."""
+        context = TableContext(ClientPool(self._reactor))
+        config = load(self._path, self._overrides, context, self._reactor)
+        for warning in context.warnings:
+            self.log.warn("{warning}", warning=warning)
+        self._banner = banner(config)
+        config.close()
+        return config
+
+    # Start.
+
+    def privilegedStartService(self) -> None:
+        """Listen, while the process still may: twistd gives up its privileges after this. From now on SIGHUP reloads.
+
+        :raises CannotListenError: naming the address.
+        """
+        super().privilegedStartService()
+        self._listen()
+
+    def _listen(self) -> None:
+        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
+        for address in self._config.listening():
+            assert isinstance(address, BoundAddress)  # load has seen to it
+            self._sockets[address.text] = address.bind()
+
+    def startService(self) -> None:
+        """Say what is served, and start the workers."""
+        super().startService()
+        if not self._sockets:
+            self._listen()
+        for line in self._banner:
+            self.log.info("{line}", line=line)
+        self._start_missing()
+
+    def _start_missing(self) -> None:
+        for number in range(1, self._config.workers + 1):
+            if number not in self._workers and number not in self._restarts:
+                self._start(number)
+
+    def _start(self, number: int) -> None:
+        self._restarts.pop(number, None)
+        worker = WorkerProcess(
+            number, self._reactor.seconds(), globalLogPublisher, self._worker_ready, self._worker_ended
+        )
+        self._workers[number] = worker
+        sockets = {text: listening.fileno() for text, listening in self._sockets.items()}
+        worker.spawn(self._reactor, self._path, self._overrides, sockets)
+
+    def _worker_ready(self) -> None:
+        self._ready += 1
+        if self._ready == self._config.workers:
+            self.log.info("{count} workers serve", count=self._ready)
+
+    def _worker_ended(self, worker: WorkerProcess, how: str) -> None:
+        del self._workers[worker.number]
+        if worker.stopping:
+            if not self._workers and self._ended is not None:
+                self._ended.callback(None)
+            return
+        lived = self._reactor.seconds() - worker.started
+        pause = self._pauses.get(worker.number, FIRST_PAUSE) if 0 <= lived < SOON else FIRST_PAUSE
+        self._pauses[worker.number] = min(pause * 2, LAST_PAUSE)
+        self.log.error("worker {number} {how}; replaced in {pause:g} s", number=worker.number, how=how, pause=pause)
+        self._restarts[worker.number] = self._reactor.callLater(pause, self._start, worker.number)
+
+    # Reload.
+
+    def _hangup(self, signum: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self.reload)
+
+    @inlineCallbacks
+    def reload(self) -> Generator[Deferred[Any], Any, None]:
+        """Check the configuration again, and let the workers use it one after the other; see the service of one."""
+        if self._reloading:
+            self._reload_again = True
+            return
+        self._reloading = True
+        try:
+            while True:
+                self._reload_again = False
+                yield self._reload_once()
+                if not self._reload_again:
+                    break
+        finally:
+            self._reloading = False
+
+    @inlineCallbacks
+    def _reload_once(self) -> Generator[Deferred[Any], Any, None]:
+        try:
+            new = yield deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                self.log.error("{problem}", problem=problem)
+            self.log.error("reload refused: the configuration has errors; the one before goes on serving")
+            return
+        except Exception:  # noqa: BLE001 (whatever it is, it belongs in the log now)
+            self.log.failure("reload failed in an unforeseen way; the configuration before goes on serving")
+            return
+        if not self.running:
+            return
+        if {address.text for address in new.listening()} != self._sockets.keys():
+            self.log.warn("addresses to listen on have changed: that takes a restart")
+        for number in sorted(self._workers):
+            worker = self._workers.get(number)
+            if worker is not None:
+                yield self._reload_worker(worker)
+        if not self.running:
+            return
+        self._config = new
+        for number, worker in self._workers.items():
+            if number > new.workers:
+                worker.stop()
+        for number in [number for number in self._restarts if number > new.workers]:
+            self._restarts.pop(number).cancel()
+        self._start_missing()
+        self.log.info("reloaded {path} in {count} workers", path=self._path, count=new.workers)
+
+    @inlineCallbacks
+    def _reload_worker(self, worker: WorkerProcess) -> Generator[Deferred[Any], Any, None]:
+        late = self._reactor.callLater(RELOAD_TIMEOUT, self._too_late, worker)
+        yield worker.reload()
+        if late.active():
+            late.cancel()
+
+    def _too_late(self, worker: WorkerProcess) -> None:
+        text = "worker {number} has not read its configuration within {limit:g} s; it is killed"
+        self.log.error(text, number=worker.number, limit=RELOAD_TIMEOUT)
+        worker.signal(signal.SIGKILL)
+
+    # Stop.
+
+    @inlineCallbacks
+    def stopService(self) -> Generator[Deferred[Any], Any, None]:
+        """Let the workers answer what is in flight, for ``shutdown_timeout`` at most, then close everything."""
+        super().stopService()
+        if self._former_handler is not None:
+            signal.signal(signal.SIGHUP, self._former_handler)
+            self._former_handler = None
+        for restart in self._restarts.values():
+            restart.cancel()
+        self._restarts.clear()
+        for worker in self._workers.values():
+            worker.stop()
+        late = self._reactor.callLater(self._config.shutdown_timeout + GRACE, self._kill)
+        yield self._all_ended()
+        if late.active():
+            late.cancel()
+        for address in self._config.listening():
+            if isinstance(address, BoundAddress) and address.text in self._sockets:
+                address.unbind(self._sockets.pop(address.text))
+
+    def _all_ended(self) -> Deferred[None]:
+        if not self._workers:
+            return succeed(None)
+        self._ended = Deferred()
+        return self._ended
+
+    def _kill(self) -> None:
+        for worker in self._workers.values():
+            self.log.error("worker {number} does not end; it is killed", number=worker.number)
+            worker.signal(signal.SIGKILL)

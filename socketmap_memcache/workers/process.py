@@ -1,0 +1,132 @@
+"""One worker, seen from its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import LogEvent
+from twisted.python.failure import Failure
+
+import socketmap_memcache
+from socketmap_memcache.workers.log_relay import LogReader
+
+#: The descriptors of a worker: what it hears of its parent (the end only), its log, what it tells its parent.
+FROM_PARENT, LOG, TO_PARENT = 0, 1, 3
+
+#: The first descriptor of those on which a worker is to listen.
+FIRST_SOCKET = 4
+
+#: What a worker tells.
+READY, RELOADED = b"ready", b"reloaded"
+
+
+class WorkerProcess(ProcessProtocol):
+    """A worker's process.
+
+    :ivar number: its place among the workers, from 1.
+    :ivar started: when it was started, in reactor seconds.
+    :ivar stopping: whether it was told to end.
+    """
+
+    transport: IProcessTransport
+
+    def __init__(
+        self,
+        number: int,
+        started: float,
+        publish: Callable[[LogEvent], object],
+        on_ready: Callable[[], object],
+        on_end: Callable[[WorkerProcess, str], object],
+    ) -> None:
+        """Make one that does not run yet.
+
+        :param publish: gets the events that it logs.
+        :param on_ready: called when it serves.
+        :param on_end: called when the process has ended, with how that was.
+        """
+        self.number = number
+        self.started = started
+        self.stopping = False
+        self._log_reader = LogReader(publish)
+        self._on_ready = on_ready
+        self._on_end = on_end
+        self._told = b""
+        self._reload: Deferred[None] | None = None
+
+    def spawn(self, reactor: Any, path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> None:
+        """Start the process.
+
+        :param path: the service's file.
+        :param overrides: the items of ``--set``.
+        :param sockets: addresses, as they are written in the file, and the descriptors that listen there.
+        """
+        argv = [sys.executable, "-m", "socketmap_memcache.workers", "--config", path]
+        argv += [f"--set={override}" for override in overrides]
+        descriptors: dict[int, int | str] = {FROM_PARENT: "w", LOG: "r", 2: 2, TO_PARENT: "r"}
+        for place, (text, descriptor) in enumerate(sockets.items(), FIRST_SOCKET):
+            argv.append(f"--socket={place}={text}")
+            descriptors[place] = descriptor
+        # The package need not be installed: twistd looks for it where it was started, too.
+        package = str(Path(socketmap_memcache.__file__).parents[1])
+        search = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
+        reactor.spawnProcess(self, sys.executable, argv, environment, childFDs=descriptors)
+
+    def reload(self) -> Deferred[None]:
+        """Let it read the configuration again; fires when it has, or has ended."""
+        reloaded: Deferred[None] = Deferred()
+        self._reload = reloaded
+        self.signal(signal.SIGHUP)
+        return reloaded
+
+    def stop(self) -> None:
+        """Let it answer what is under way, and end."""
+        self.stopping = True
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if the process still is there."""
+        with suppress(ProcessExitedAlready):
+            self.transport.signalProcess(number)
+
+    # The process' side.
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803 (Twisted's name)
+        """Take what it has written."""
+        if childFD == LOG:
+            self._log_reader.feed(data)
+            return
+        *lines, self._told = (self._told + data).split(b"\n")
+        for line in lines:
+            if line == READY:
+                self._on_ready()
+            elif line == RELOADED:
+                self._reloaded()
+
+    def processEnded(self, reason: Failure) -> None:
+        """Hear that it has ended, and that all that it wrote has been read."""
+        self._log_reader.end()
+        self._reloaded()
+        self._on_end(self, _how(reason))
+
+    def _reloaded(self) -> None:
+        reload, self._reload = self._reload, None
+        if reload is not None:
+            reload.callback(None)
+
+
+def _how(reason: Failure) -> str:
+    number = getattr(reason.value, "signal", None)
+    if number:
+        return f"was killed by {signal.Signals(number).name}"
+    return f"ended with status {getattr(reason.value, 'exitCode', None)}"

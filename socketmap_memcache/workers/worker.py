@@ -1,0 +1,113 @@
+"""The program of a worker: serves on sockets that its parent made, until the parent says so or is gone."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.error import ConnectionDone, ReactorNotRunning
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.service import SocketmapMemcacheService
+from socketmap_memcache.workers.log_relay import sending_observer
+from socketmap_memcache.workers.process import FROM_PARENT, LOG, READY, RELOADED, TO_PARENT
+
+
+class WorkerService(SocketmapMemcacheService):
+    """A service that tells its parent how it is."""
+
+    def banner(self) -> list[str]:
+        """Describe nothing: the parent has."""
+        return []
+
+    @inlineCallbacks
+    def reload(self) -> Generator[Deferred[Any], Any, None]:
+        """Read the configuration again; see :class:`SocketmapMemcacheService`."""
+        yield super().reload()
+        tell_parent(RELOADED)
+
+
+@implementer(IReadDescriptor)
+class ParentWatch:
+    """Stops the reactor when the parent is gone: nobody would look after this process any more."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def fileno(self) -> int:
+        """Give the descriptor on which nothing ever comes but the end."""
+        return FROM_PARENT
+
+    def logPrefix(self) -> str:
+        """Give a name for the log."""
+        return "parent"
+
+    def doRead(self) -> Any:
+        """Hear that there is something, or the end."""
+        return None if os.read(FROM_PARENT, 1000) else ConnectionDone()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Hear that the parent is gone, or that the reactor ends."""
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+
+def tell_parent(message: bytes) -> None:
+    """Tell the parent; it may be gone."""
+    with suppress(OSError):
+        os.write(TO_PARENT, message + b"\n")
+
+
+def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, int]]:
+    """Return the service's file, the items of ``--set``, and the descriptors by address."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--socket", action="append", default=[])
+    parsed = parser.parse_args(arguments)
+    sockets = {}
+    for item in parsed.socket:
+        descriptor, _, text = item.partition("=")
+        sockets[text] = int(descriptor)
+    return parsed.config, parsed.set, sockets
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the worker; return its exit status."""
+    path, overrides, sockets = read_arguments(arguments)
+    # The terminal sends it to the parent, too, which then lets this process end in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(LOG), "w") as log_file:
+        globalLogBeginner.beginLoggingTo([sending_observer(log_file)])
+        return _serve(path, overrides, sockets)
+
+
+def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> int:
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    try:
+        service = WorkerService(path, overrides, reactor, sockets)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            Logger().error("{problem}", problem=problem)
+        return 1
+    gc.collect()
+    gc.freeze()  # see tap.py
+    service.privilegedStartService()
+    service.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.addReader(ParentWatch(reactor))
+    reactor.callWhenRunning(tell_parent, READY)
+    reactor.run()
+    return 0

@@ -1,0 +1,220 @@
+"""Several processes that serve the same sockets."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .harness.launch import assert_clean, check, start_in_vain
+from .harness.policy import PolicyClient
+from .harness.processes import PATIENCE, connect, free_port, scratch_directory, wait_until
+from .harness.service import Service
+from .harness.socketmap import ask
+from .test_listening import ACTIVATE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+TABLES = "tables = t=static:1\n"
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    with scratch_directory() as directory:
+        yield directory
+
+
+@contextmanager
+def serving(scratch: Path, config: str = TABLES, workers: int = 2, **options: object) -> Iterator[Service]:
+    service = Service(scratch, f"workers = {workers}\n{config}", **options)  # type: ignore[arg-type]
+    with service:
+        wait_until(lambda: f"{workers} workers serve" in service.log, "all workers serve")
+        yield service
+
+
+def workers_of(service: Service) -> list[int]:
+    """Give the process ids of the workers."""
+    children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+    return [int(child) for child in children if b"socketmap_memcache.workers" in _command(child)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+class Load:
+    """Asks in a thread, again and again, over new connections; whoever asks as Postfix does gets one more try."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answers = 0
+        self.wrong: list[object] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(lambda: self.answers > 10, "answers")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def more(self) -> None:
+        """Wait for more answers."""
+        before = self.answers
+        wait_until(lambda: self.answers > before + 50 or bool(self.wrong), "more answers")
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = ask(self._address, "t")
+            except OSError as error:
+                self.wrong.append(error)
+            else:
+                if answer != b"OK 1":
+                    self.wrong.append(answer)
+            self.answers += 1
+
+
+class TestWorkers:
+    def test_all_serve(self, scratch: Path) -> None:
+        """All workers accept from the same sockets, TCP and UNIX; at the end nothing is left of them."""
+        addresses = [f"unix:{scratch}/socket", f"inet:127.0.0.1:{free_port()}"]
+        with serving(scratch, listen=addresses) as service:
+            workers = workers_of(service)
+            assert len(workers) == 2
+            for stopped in workers:
+                os.kill(stopped, signal.SIGSTOP)
+                for address in addresses:
+                    assert ask(address, "t") == b"OK 1"
+                os.kill(stopped, signal.SIGCONT)
+        assert_clean(service.log)
+        assert not (scratch / "socket").exists()
+        assert not any(_command(str(pid)) for pid in workers)
+
+    def test_killed(self, scratch: Path) -> None:
+        """A worker that is killed is replaced, and nobody who connects meanwhile is refused."""
+        with serving(scratch) as service, Load(service.addresses[0]) as load:
+            killed = workers_of(service)[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_until(lambda: len(set(workers_of(service)) - {killed}) == 2, "another worker")
+            load.more()
+        assert len(load.wrong) <= 1  # its own client's, if it had one just then
+        assert re.search(r"worker \d was killed by SIGKILL; replaced in 0.1 s", service.log)
+
+    def test_reload(self, scratch: Path) -> None:
+        """SIGHUP lets the workers read the configuration one after the other; no look-up fails."""
+        with serving(scratch) as service, Load(service.addresses[0]) as load:
+            service.configure("workers = 3\ntables = t=static:1 new=static:2\n")
+            service.reload()
+            wait_until(lambda: "in 3 workers" in service.log, "the reload")
+            load.more()
+            assert ask(service.addresses[0], "new") == b"OK 2"
+            wait_until(lambda: len(workers_of(service)) == 3, "a third worker")
+            service.configure("workers = 2\ntables = nonsense\n")
+            service.reload()
+            wait_until(lambda: "reload refused" in service.log, "the refusal")
+            load.more()
+        assert not load.wrong
+
+    def test_parent_is_killed(self, scratch: Path) -> None:
+        """When the parent is killed its workers end, too."""
+        with serving(scratch) as service:
+            workers = workers_of(service)
+            service.kill()
+            wait_until(lambda: not any(_command(str(pid)) for pid in workers), "the end of the workers")
+
+    def test_in_flight(self, scratch: Path) -> None:
+        """SIGTERM: what is in flight is answered before the end."""
+        with ExitStack() as stack:
+            slow = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            backup = f"socketmap:inet:127.0.0.1:{slow.getsockname()[1]}:x"
+            with serving(scratch, f"tables = t={backup}\n") as service, connect(service.addresses[0]) as client:
+                client.sendall(b"3:t k,")
+                asked = stack.enter_context(slow.accept()[0])
+                assert asked.recv(100) == b"3:x k,"
+                service.send_signal(signal.SIGTERM)
+                wait_until(lambda: service.log.count("Received SIGTERM") >= 3, "the end has begun")
+                asked.sendall(b"7:OK slow,")
+                assert client.recv(100) == b"7:OK slow,"
+                assert service.child.wait(PATIENCE) == -signal.SIGTERM
+
+    def test_greylist(self, scratch: Path) -> None:
+        """All workers have one greylist in lmdb: what one has deferred passes at another."""
+        config = f"policies = greylist\ngreylist_table = lmdb:{scratch}/greylist\ngreylist_delay = 1s\n"
+        policy = f"unix:{scratch}/policy"
+        with serving(scratch, config, policy_listen=[policy]) as service:
+            request = {
+                "request": "smtpd_access_policy",
+                "protocol_state": "RCPT",
+                "client_address": "192.0.2.1",
+                "client_name": "a",
+                "sender": "a@b",
+                "recipient": "c@d",
+            }
+            actions = []
+            for stopped in workers_of(service):
+                os.kill(stopped, signal.SIGSTOP)
+                with PolicyClient(policy) as client:
+                    actions.append(client.ask(request))
+                    if len(actions) == 2:
+                        wait_until(lambda: b"PREPEND" in client.ask(request), "it passes at the other")
+                os.kill(stopped, signal.SIGCONT)
+        assert actions[0].startswith(b"DEFER")
+
+    def test_systemd(self, scratch: Path) -> None:
+        """A socket of systemd's is handed to the workers, and is left as it was."""
+        path = scratch / "systemd.sock"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(path))
+            listening.listen()
+            service = Service(scratch, f"workers = 2\n{TABLES}", listen=["systemd:domain=UNIX:index=0"])
+            service.argv = [sys.executable, "-c", ACTIVATE, str(listening.fileno()), *service.argv]
+            service._pass_fds = [listening.fileno()]
+            service.addresses.clear()
+            with service:
+                wait_until(lambda: "2 workers serve" in service.log, "all workers serve")
+                assert ask(f"unix:{path}", "t") == b"OK 1"
+            assert path.exists()
+            assert_clean(service.log)
+
+    def test_instances(self, scratch: Path) -> None:
+        """With reuse_port, separate instances serve the same port; when one ends the other goes on."""
+        address = f"inet:127.0.0.1:{free_port()}"
+        config = f"reuse_port = yes\n{TABLES}"
+        (scratch / "other").mkdir()
+        with Service(scratch, config, listen=[address]) as first:
+            with Service(scratch / "other", config, listen=[address]) as second:
+                for _ in range(20):
+                    assert ask(address, "t") == b"OK 1"
+            assert ask(address, "t") == b"OK 1"
+        assert_clean(first.log)
+        assert_clean(second.log)
+
+    def test_refused(self, scratch: Path) -> None:
+        """Sockets that cannot be shared, and a greylist that cannot, are errors."""
+        config = scratch / "main.cf"
+        config.write_text(
+            f"workers = 0\npolicies = greylist\ngreylist_table = memory:\n{TABLES}"
+            f"socketmap_listen = tcp:{free_port()}:interface=127.0.0.1\n"
+        )
+        for number, result in ((2, check(config, "--set", "workers=2")), (2, start_in_vain(config, "--set=workers=2"))):
+            assert result.returncode == 1
+            output = result.stdout + result.stderr
+            assert "cannot be shared; write inet:host:port or unix:/path" in output
+            assert f"each of the {number} workers would have a greylist of its own in memory" in output

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import LogEvent, Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from socketmap_memcache.workers import log_relay
+from socketmap_memcache.workers.log_relay import LogReader, sending_observer
+
+
+def sent(*texts: str) -> bytes:
+    file = io.StringIO()
+    log = Logger(observer=sending_observer(file))
+    for text in texts:
+        log.warn("{text}", text=text)
+    return file.getvalue().encode()
+
+
+class TestRelay(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.events: list[LogEvent] = []
+        self.reader = LogReader(self.events.append)
+
+    def texts(self) -> list[str]:
+        return [formatEvent(event) for event in self.events]
+
+    def test_event(self) -> None:
+        """An event arrives with its text, its level, its source and its time."""
+        file = io.StringIO()
+        log = Logger("somewhere", observer=sending_observer(file))
+        log.error("no {what}: {reason}", what="way", reason=ValueError("closed"))
+        self.reader.feed(file.getvalue().encode())
+        (event,) = self.events
+        assert formatEvent(event).startswith("no way: ")
+        assert event["log_level"] is LogLevel.error
+        assert event["log_namespace"] == "somewhere"
+        assert isinstance(event["log_time"], float)
+
+    def test_failure(self) -> None:
+        """A failure arrives with its traceback."""
+        file = io.StringIO()
+        publisher = LogPublisher(sending_observer(file))
+        Logger(observer=publisher).failure("it failed", Failure(ValueError("unforeseen")))
+        self.reader.feed(file.getvalue().encode())
+        (event,) = self.events
+        text = formatEvent(event)
+        assert text.startswith("it failed\nTraceback")
+        assert "ValueError: unforeseen" in text
+
+    def test_debugging(self) -> None:
+        """What is for debugging is not sent."""
+        file = io.StringIO()
+        Logger(observer=sending_observer(file)).debug("detail")
+        assert file.getvalue() == ""
+
+    @given(st.lists(st.text(), max_size=5), st.lists(st.integers(0, 300), max_size=5))
+    def test_any_chunks(self, texts: list[str], cuts: list[int]) -> None:
+        """Events arrive whole and in order, in whatever chunks they are read."""
+        self.setUp()
+        data = sent(*texts)
+        places = [0, *sorted(cuts), len(data)]
+        for begin, end in pairwise(places):
+            self.reader.feed(data[begin:end])
+        assert self.texts() == texts
+        self.reader.end()
+        assert len(self.events) == len(texts)
+
+    @given(st.binary())
+    def test_garbage(self, data: bytes) -> None:
+        """What is no event, such as the last words of an interpreter that crashes, is logged as it is."""
+        with capturedLogs() as logged:
+            self.reader.feed(data + b"\nSegmentation fault\n[1]")
+            self.reader.end()
+        texts = [formatEvent(event) for event in logged]
+        assert texts[-2:] == ["a worker says: Segmentation fault", "a worker says: [1]"]
+
+    def test_endless(self) -> None:
+        """A line without an end is not kept for ever."""
+        self.patch(log_relay, "EVENT_LIMIT", 1000)
+        with capturedLogs() as logged:
+            self.reader.feed(b"x" * 1001)
+        assert formatEvent(logged[0]) == "a log event of a worker is longer than 1000 bytes; left out"
+        self.reader.feed(sent("next"))
+        assert self.texts() == ["next"]

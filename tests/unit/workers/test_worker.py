@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+
+from twisted.internet.error import ConnectionDone, ReactorNotRunning
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from socketmap_memcache.workers import worker
+from socketmap_memcache.workers.worker import ParentWatch, read_arguments, tell_parent
+
+
+class Reactor:
+    def __init__(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        if not self.running:
+            raise ReactorNotRunning
+        self.running = False
+
+
+class TestWorker(SynchronousTestCase):
+    def pipe(self) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        return reading, writing
+
+    def test_arguments(self) -> None:
+        """A worker gets the file, the items that replace what it says, and where it listens already."""
+        read = read_arguments(
+            ["--config", "/x", "--set=a=b=c", "--socket=4=unix:/s", "--socket=5=inet:h:1", "--set=d="]
+        )
+        assert read == ("/x", ["a=b=c", "d="], {"unix:/s": 4, "inet:h:1": 5})
+
+    def test_parent_is_gone(self) -> None:
+        """A worker ends when its parent does."""
+        reading, writing = self.pipe()
+        self.patch(worker, "FROM_PARENT", reading)
+        reactor = Reactor()
+        watch = ParentWatch(reactor)
+        verifyObject(IReadDescriptor, watch)
+        assert (watch.fileno(), watch.logPrefix()) == (reading, "parent")
+        os.write(writing, b"nothing that is expected")
+        assert watch.doRead() is None
+        os.close(writing)
+        end = watch.doRead()
+        assert isinstance(end, ConnectionDone)
+        for _ in range(2):  # the end of the parent, and that of the reactor
+            watch.connectionLost(Failure(end))
+            assert not reactor.running
+
+    def test_tell(self) -> None:
+        """What the parent is told is a line each; that there is none any more is no error."""
+        reading, writing = self.pipe()
+        self.patch(worker, "TO_PARENT", writing)
+        tell_parent(b"ready")
+        assert os.read(reading, 100) == b"ready\n"
+        os.close(writing)
+        tell_parent(b"ready")
