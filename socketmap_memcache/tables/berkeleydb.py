@@ -20,7 +20,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from heapq import nsmallest
 from importlib import import_module
@@ -31,10 +31,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
 from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, without_nul
-from socketmap_memcache.tables.interface import ICursor
+from socketmap_memcache.tables.interface import ICursor, ISweptTable
 from socketmap_memcache.tables.lookup_all import gather
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.tables.store import (
@@ -131,6 +132,7 @@ class BerkeleyStore:
             Kind.DELETE: self._delete,
             Kind.AFTER: self._after,
             Kind.KEYS: self._keys,
+            Kind.SOME: self._some,
         }
 
     def create(self) -> None:
@@ -244,13 +246,22 @@ class BerkeleyStore:
         keys = map(without_nul, self._all_keys(database))
         return list(dict.fromkeys(nsmallest(KEYS_AT_ONCE, (key for key in keys if key > operation.key))))
 
-    def _all_keys(self, database: Any) -> Iterator[bytes]:
+    def _some(self, database: Any, operation: Operation) -> list[bytes]:
+        after = (key + end for key in operation.value.split(b"\0") for end in FORMS)
+        return list(dict.fromkeys(map(without_nul, islice(self._all_keys(database, after), READ_AHEAD))))
+
+    def _all_keys(self, database: Any, after: Iterable[bytes] = ()) -> Iterator[bytes]:
+        """Give all keys, or those after the first that exists of some."""
+        without_value = {"dlen": 0, "doff": 0}
         cursor = database.cursor()
         try:
-            entry = cursor.first(dlen=0, doff=0)  # without the values
+            if any(cursor.set(key, **without_value) is not None for key in after):
+                entry = cursor.next(**without_value)
+            else:
+                entry = cursor.first(**without_value)
             while entry is not None:
                 yield entry[0]
-                entry = cursor.next(dlen=0, doff=0)
+                entry = cursor.next(**without_value)
         finally:
             cursor.close()
 
@@ -271,12 +282,52 @@ class BerkeleyStore:
         return entry
 
 
+@implementer(ISweptTable)
 class HashTable(StoreTable):
     """A table in a Berkeley DB hash."""
 
     def cursor(self) -> ICursor:
-        """See :class:`~socketmap_memcache.tables.interface.ITable`; the keys come in their own order."""
+        """See :class:`~socketmap_memcache.tables.interface.ITable`; the keys come in their own order.
+
+        Each hundred thousand entries hold up all others for a second.
+        """
         return HashCursor(self, self._reactor.seconds)
+
+    def sweep(self) -> ICursor:
+        """See :class:`~socketmap_memcache.tables.interface.ISweptTable`."""
+        return SweepCursor(self)
+
+
+@implementer(ICursor)
+class SweepCursor:
+    """Walks through a hash in its own order, some keys at a time.
+
+    It goes on after the last of them that still exists. When the hash grows meanwhile, some may have moved. When none
+    is left it begins anew: so many have been deleted then that it comes to an end all the same.
+    """
+
+    def __init__(self, table: StoreTable) -> None:
+        """Begin before the first entry."""
+        self._table = table
+        self._ahead: deque[bytes] = deque()
+        self._passed: list[bytes] = []  # the last comes first
+
+    def next(self) -> Deferred[Entry | None]:
+        """See :class:`~socketmap_memcache.tables.interface.ICursor`."""
+        if self._ahead:
+            return self._give(self._ahead.popleft())
+        return self._table.submit(Kind.SOME, b"", b"\0".join(self._passed)).addCallback(self._go_on)
+
+    def _go_on(self, keys: list[bytes]) -> Deferred[Entry | None] | None:
+        if not keys:
+            return None
+        self._passed = keys[::-1]
+        self._ahead.extend(keys)
+        return self.next()
+
+    def _give(self, key: bytes) -> Deferred[Entry | None]:
+        value = self._table.submit(Kind.LOOKUP, key)
+        return value.addCallback(lambda value: self.next() if value is None else (key, value))
 
 
 class HashCursor(StoreCursor):

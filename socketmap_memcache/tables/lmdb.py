@@ -128,7 +128,12 @@ class LmdbStore:
     def _transact(self, operations: Sequence[Operation], write: bool) -> Sequence[object]:
         def work(transaction: Transaction) -> list[object]:
             # There may have been a wait for the lock. An update that nobody waits for any more is not made.
-            return [None if each.given_up else self._do[each.kind](transaction, each) for each in operations]
+            results: list[object] = [
+                None if each.given_up else self._do[each.kind](transaction, each) for each in operations
+            ]
+            if write:
+                self._delete_ended(transaction)  # here it takes no time for the disk of its own
+            return results
 
         if not self._attached:
             self._attach()
@@ -197,17 +202,17 @@ class LmdbStore:
 
     def _purge(self) -> None:
         """Delete what has ended; if that cannot be done, another walk will."""
-        keys, self._ended = self._ended, []
-        now = self._clock()
-
-        def work(transaction: Transaction) -> None:
-            for key in keys:
-                stored = transaction.get(key)
-                if stored is not None and has_ended(stored, now):  # it may have been updated meanwhile
-                    transaction.delete(key)
-
         with suppress(TableError, ReplacedError):
-            self._file.transact(work, write=True)
+            self._file.transact(self._delete_ended, write=True)
+        self._ended.clear()
+
+    def _delete_ended(self, transaction: Transaction) -> None:
+        now = self._clock()
+        for key in self._ended:
+            stored = transaction.get(key)
+            if stored is not None and has_ended(stored, now):  # it may have been updated meanwhile
+                transaction.delete(key)
+        self._ended.clear()
 
 
 def _stored_forms(key: bytes) -> list[bytes]:

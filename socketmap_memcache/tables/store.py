@@ -46,6 +46,7 @@ class Kind(Enum):
     DELETE = "delete"  # whether the key was there
     AFTER = "after"  # some entries, the next after the key in the store's order (b"": the first); none; or Halfway
     KEYS = "keys"  # some keys, the next ones after the key, in byte order: for a store whose own order changes
+    SOME = "some"  # some keys in its own order, after the first that exists of those in the value (NUL between them)
 
 
 class Halfway(NamedTuple):

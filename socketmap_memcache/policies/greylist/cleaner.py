@@ -19,7 +19,7 @@ from socketmap_memcache.policies.greylist.decide import client_is_over, triplet_
 from socketmap_memcache.policies.greylist.key import CLIENT, TRIPLET
 from socketmap_memcache.policies.greylist.record import RecordError, parse_client, parse_triplet
 from socketmap_memcache.policies.greylist.settings import Settings
-from socketmap_memcache.tables.interface import ITable
+from socketmap_memcache.tables.interface import ITable, sweep
 
 #: Seconds from the start to the first walk, and from the end of one to the next.
 FIRST_PAUSE, PAUSE = 600.0, 24 * 3600.0
@@ -93,7 +93,7 @@ class Cleaner:
     @inlineCallbacks
     def _walk(self) -> Generator[Deferred[Any], Any, bool]:
         """Walk through the table once; fire with whether that is possible at all."""
-        cursor = self._table.cursor()
+        cursor = sweep(self._table)
         seen = deleted = 0
         while True:
             try:

@@ -14,8 +14,8 @@ from zope.interface.verify import verifyObject
 from socketmap_memcache.errors import ConfigurationError, TemporaryError
 from socketmap_memcache.tables import berkeleydb as berkeleydb_tables
 from socketmap_memcache.tables.berkeleydb import BerkeleyStore
-from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError
-from socketmap_memcache.tables.store import Kind, Operation
+from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, sweep
+from socketmap_memcache.tables.store import READ_AHEAD, Kind, Operation
 
 from .store_reactor import StoreReactor
 
@@ -327,6 +327,56 @@ class TestWalk:
         first, second = opened.table.cursor(), opened.table.cursor()
         both = [(opened.next(first), opened.next(second)) for _ in range(4)]
         assert both == [((key, b"value of " + key),) * 2 for key in (b"a", b"b", b"c")] + [(None, None)]
+
+
+class TestSweep:
+    def sweep(self, opened: Opened) -> list[bytes]:
+        cursor = sweep(opened.table)
+        keys = []
+        while (entry := opened.next(cursor)) is not None:
+            assert entry[1] == b"value of " + entry[0]
+            keys.append(entry[0])
+        return keys
+
+    def test_all(self, kind: str, tmp_path: Path) -> None:
+        """A sweep through a table that nobody changes gives each entry once, some keys at a time."""
+        keys = [b"%d" % number for number in range(2 * READ_AHEAD + 1)]
+        opened = Opened(tmp_path / "table.db", kind, with_nul(*keys))
+        assert sorted(self.sweep(opened)) == sorted(keys)
+        opened.table.close()
+
+    def test_all_deleted(self, tmp_path: Path) -> None:
+        """A sweep that deletes all that it comes to comes to everything."""
+        keys = [b"%d" % number for number in range(2 * READ_AHEAD + 1)]
+        opened = Opened(tmp_path / "table.db", "hash", with_nul(*keys))
+        cursor = sweep(opened.table)
+        verifyObject(ICursor, cursor)
+        while (entry := opened.next(cursor)) is not None:
+            opened.delete(entry[0])
+        assert opened.walk() == []
+        opened.table.close()
+
+    def test_deleted_ahead(self, tmp_path: Path) -> None:
+        """What is deleted before its turn does not come; a sweep goes on behind the last key that is left."""
+        keys = [b"%d" % number for number in range(2 * READ_AHEAD)]
+        opened = Opened(tmp_path / "table.db", "hash", with_nul(*keys))
+        order = self.sweep(opened)
+        cursor = sweep(opened.table)
+        seen = [opened.next(cursor)]
+        for key in order[READ_AHEAD - 10 : READ_AHEAD]:
+            opened.delete(key)
+        while (entry := opened.next(cursor)) is not None:
+            seen.append(entry)
+        assert [entry[0] for entry in seen if entry] == order[: READ_AHEAD - 10] + order[READ_AHEAD:]
+        opened.table.close()
+
+    def test_fails(self, tmp_path: Path) -> None:
+        """A sweep fails when the file is gone."""
+        opened = Opened(tmp_path / "table.db", "hash", with_nul(b"a"))
+        opened.path.unlink()
+        with pytest.raises(TemporaryError, match="No such file"):
+            opened.next(sweep(opened.table))
+        opened.table.close()
 
 
 class TestLocks:

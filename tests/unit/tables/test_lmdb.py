@@ -308,6 +308,22 @@ class TestTimeToLive(LmdbTests):
         store.close()
         assert sorted(self.content()) == [b"b\0", b"c\0"]
 
+    def test_deleted_with_others(self) -> None:
+        """What has ended is deleted by the next transaction that writes: to wait for the disk once more is not needed."""
+        self.make()
+        store = self.open()
+        for key in (b"a", b"b"):
+            self.do(store, Kind.UPDATE, key, b"v", 10)
+        self.do(store, Kind.UPDATE, b"c", b"v")
+        self.now += 10
+        with patch.object(store, "_purge") as purge:
+            assert self.do(store, Kind.AFTER, b"") == [(b"c", b"v")]
+            self.do(store, Kind.UPDATE, b"d", b"v")
+            assert self.do(store, Kind.AFTER, b"d") == []
+            purge.assert_not_called()
+        store.close()
+        assert sorted(self.content()) == [b"c\0", b"d\0"]
+
     def test_much_to_delete(self) -> None:
         """A walk passes over what has ended, and deletes it, in steps; what is asked for in between is not held up."""
         self.make()
