@@ -11,7 +11,7 @@ export PYTHON
 # Tests start many processes, each of which would otherwise compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint bench check clean
+.PHONY: help run test lint bench fuzz check clean
 
 help:
 	@echo 'make run     run the service in the foreground, as configured in examples/quickstart'
@@ -19,14 +19,15 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make check   all that has to pass before a change goes in'
 	@echo 'make bench   the benchmarks (ARGS="--seconds 1 --native-keys 5000" for quick ones)'
+	@echo 'make fuzz    a million mutated inputs for all that reads from outside (ARGS="--inputs 20000" for fewer)'
 	@echo 'make clean   remove all that these commands made'
 
 run: $(VENV)/installed
 	cd examples/quickstart && ../../$(BIN)/twistd --pidfile= -n socketmap-memcache --config main.cf
 
 test: $(VENV)/installed-test
-	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-sqlite memcached postgrey \
-		nutcracker postgresql redis-server redis-sentinel nc cc
+	@tests/install-packages postfix postfix-cdb postfix-lmdb postfix-pcre postfix-pgsql postfix-sqlite memcached \
+		postgrey nutcracker postgresql redis-server redis-sentinel libmemcached openssl nc cc
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
@@ -43,6 +44,9 @@ check:
 bench: benchmarks/load $(VENV)/installed-test
 	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached postgrey
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 benchmarks/load: benchmarks/load.c
 	@tests/install-packages cc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -13,22 +13,19 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from socketmap_memcache import descriptors
+from socketmap_memcache.banner import banner
 from socketmap_memcache.config.service import ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
-from socketmap_memcache.listeners.endpoints import ListenAddress, TcpAddress, UnixAddress
+from socketmap_memcache.listeners.endpoints import ListenAddress
+from socketmap_memcache.listeners.entrance import Entrance
+from socketmap_memcache.listeners.pipelined import Pipelined
 from socketmap_memcache.listeners.policy import PolicyFactory
 from socketmap_memcache.listeners.socketmap import SocketmapFactory
 from socketmap_memcache.listeners.stream import StreamFactory
 from socketmap_memcache.listeners.tcp_table import TcpTableFactory
 from socketmap_memcache.memcache.pool import ClientPool
-from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.tables.registry import TableContext
-
-#: A request to a policy server, for printf(1).
-_POLICY_REQUEST = (
-    r"request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\nclient_name=mail.example.com\n"
-    r"sender=alice@example.com\nrecipient=bob@example.org\n\n"
-)
 
 
 class SocketmapMemcacheService(Service):
@@ -36,21 +33,27 @@ class SocketmapMemcacheService(Service):
 
     log = Logger()
 
-    def __init__(self, path: str, overrides: Sequence[str], reactor: Any) -> None:
+    def __init__(
+        self, path: str, overrides: Sequence[str], reactor: Any, sockets: Mapping[str, int] | None = None
+    ) -> None:
         """Load the configuration.
 
         :param path: the service's file.
         :param overrides: ``name=value`` items that replace what the file says.
+        :param sockets: addresses, as they are written in the file, for which there is a descriptor that listens.
         :raises ConfigurationError: with everything that is wrong.
         """
         self._path = path
         self._overrides = overrides
         self._reactor = reactor
+        self._sockets = sockets or {}
         self._pool = ClientPool(reactor)
         self._config = self._load()
         self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
         self._policy_factory = PolicyFactory(self._config.policies, reactor, self._config.client_idle_timeout)
         self._tcp_table_factories: list[TcpTableFactory] = []
+        self._entrance = Entrance(reactor, self._config.client_limit)
+        self._pipelined = Pipelined(self._config.request_limit)
         self._ports: list[IListeningPort] = []
         self._reloading = False
         self._reload_again = False
@@ -58,7 +61,7 @@ class SocketmapMemcacheService(Service):
 
     def _load(self) -> ServiceConfig:
         context = TableContext(self._pool)
-        config = load(self._path, self._overrides, context, self._reactor)
+        config = load(self._path, self._overrides, context, self._reactor, self._sockets)
         for warning in context.warnings:
             self.log.warn("{warning}", warning=warning)
         return config
@@ -82,16 +85,34 @@ class SocketmapMemcacheService(Service):
     def _listen(self) -> None:
         # First: whoever can connect may also send a signal, which would end a process that does not expect it.
         self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
+        self._limit_clients()
         for address in self._config.socketmap_listen:
-            self._ports.append(address.listen(self._reactor, self._factory))
+            self._open(address, self._factory)
         self._tcp_table_factories.clear()
         for name, address in self._config.tcp_table_listen:
             tables, idle_timeout = self._factory.tables, self._config.client_idle_timeout
             factory = TcpTableFactory(name.encode(), tables, self._reactor, idle_timeout)
             self._tcp_table_factories.append(factory)
-            self._ports.append(address.listen(self._reactor, factory))
+            self._open(address, factory)
         for address in self._config.policy_listen:
-            self._ports.append(address.listen(self._reactor, self._policy_factory))
+            self._open(address, self._policy_factory)
+
+    def _open(self, address: ListenAddress, factory: StreamFactory) -> None:
+        factory.entrance, factory.pipelined = self._entrance, self._pipelined
+        self._ports.append(self._entrance.watch(address.listen(self._reactor, factory)))
+
+    def _limit_clients(self) -> None:
+        limit = descriptors.raise_limit()
+        possible, wanted = descriptors.left_for_clients(limit), self._config.client_limit
+        if possible < wanted:
+            self.log.warn(
+                "client_limit is {wanted}, but the process may have {limit} file descriptors only: {possible} clients "
+                "can be served at a time (raise LimitNOFILE= in systemd, or ulimit -Hn)",
+                wanted=wanted,
+                limit=limit,
+                possible=possible,
+            )
+        self._entrance.limit = min(possible, wanted)
 
     def startService(self) -> None:
         """Say what is served."""
@@ -103,20 +124,7 @@ class SocketmapMemcacheService(Service):
 
     def banner(self) -> list[str]:
         """Describe what is served, and how to try it."""
-        tables, policies = self._config.tables, self._config.policies.policies
-        lines = [f"serving {name} = {table.name}" for name, table in tables.items()]
-        lines += [f"asking policy {getattr(policy, 'description', policy.name)}" for policy in policies]
-        for address in self._config.socketmap_listen:
-            lines.append(f"listening on {address.text} (socketmap)")
-            lines += _to_try(address, next(iter(tables)))
-        for name, address in self._config.tcp_table_listen:
-            lines.append(f"listening on {address.text} (tcp_table, {name})")
-            if isinstance(address, TcpAddress):
-                lines.append(f"try: postmap -q alice@example.com tcp:{_host(address)}:{address.port}")
-        for address in self._config.policy_listen:
-            lines.append(f"listening on {address.text} (policy)")
-            lines += _with_nc(_POLICY_REQUEST, address)
-        return lines
+        return banner(self._config)
 
     # Reload.
 
@@ -143,6 +151,7 @@ class SocketmapMemcacheService(Service):
 
     @inlineCallbacks
     def _reload_once(self) -> Generator[Deferred[Any], Any, None]:
+        self._pool.refresh()  # host names are looked up again
         try:
             new = yield deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
         except ConfigurationError as error:
@@ -163,6 +172,8 @@ class SocketmapMemcacheService(Service):
         self._policy_factory.policies = new.policies
         for factory in self._factories():
             factory.idle_timeout = new.client_idle_timeout
+        self._limit_clients()
+        self._pipelined.limit = new.request_limit
         old.close()
         for name, addresses in _listening(new).items():
             if addresses != _listening(old)[name]:
@@ -179,6 +190,7 @@ class SocketmapMemcacheService(Service):
         if self._former_handler is not None:
             signal.signal(signal.SIGHUP, self._former_handler)
             self._former_handler = None
+        self._entrance.close()
         ports, self._ports = self._ports, []
         yield DeferredList([maybeDeferred(port.stopListening) for port in ports])
         factories = self._factories()
@@ -201,28 +213,3 @@ def _listening(config: ServiceConfig) -> dict[str, list[str]]:
         "tcp_table_listen": [f"{name}={address.text}" for name, address in config.tcp_table_listen],
         "policy_listen": [address.text for address in config.policy_listen],
     }
-
-
-def _host(address: TcpAddress) -> str:
-    return f"[{address.host}]" if ":" in address.host else address.host
-
-
-def _to_try(address: ListenAddress, name: str) -> list[str]:
-    """Give two command lines that ask for a key, with Postfix and without."""
-    request = encode(f"{name} alice@example.com".encode()).decode()
-    if isinstance(address, TcpAddress):
-        postfix_address = f"inet:{_host(address)}:{address.port}"
-    elif isinstance(address, UnixAddress):
-        postfix_address = f"unix:{address.path}"
-    else:
-        return []
-    return [f"try: postmap -q alice@example.com socketmap:{postfix_address}:{name}", *_with_nc(request, address)]
-
-
-def _with_nc(request: str, address: ListenAddress) -> list[str]:
-    """Give a command line that sends a request, as printf(1) takes it."""
-    if isinstance(address, TcpAddress):
-        return [f"try: printf '{request}' | nc -N {address.host} {address.port}"]
-    if isinstance(address, UnixAddress):
-        return [f"try: printf '{request}' | nc -N -U {address.path}"]
-    return []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -15,7 +18,9 @@ from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.listeners import endpoints
-from socketmap_memcache.listeners.endpoints import ListenAddress
+from socketmap_memcache.listeners.endpoints import BoundAddress, HandedAddress, ListenAddress, TcpAddress
+from socketmap_memcache.listeners.pipelined import PIPELINED_LIMIT
+from socketmap_memcache.listeners.stream import CLIENT_LIMIT
 from socketmap_memcache.policies.chain import PolicyChain, well_formed
 from socketmap_memcache.policies.interface import IPolicy, PolicyContext
 from socketmap_memcache.policies.registry import find_policy_type, policy_parameters
@@ -27,23 +32,34 @@ DEFAULT_PATH = "/etc/socketmap-memcache/main.cf"
 
 #: Every parameter but those of policies, with its default as it would be written in the file.
 DEFAULTS = {
-    "client_idle_timeout": "300s",
+    "client_idle_timeout": "310s",
+    "client_limit": str(CLIENT_LIMIT),
     "policies": "",
     "policy_listen": "inet:127.0.0.1:10023",
     "policy_timeout": "10s",
     "proxymap_socket": PROXYMAP_SOCKET,
     "proxywrite_socket": PROXYWRITE_SOCKET,
+    "request_limit": str(PIPELINED_LIMIT),
+    "reuse_port": "no",
     "shutdown_timeout": "10s",
     "socketmap_listen": "inet:127.0.0.1:10020",
     "tables": "",
     "tcp_table_listen": "",
+    "workers": "1",
 }
+
+#: Seconds. Postfix closes a connection to a policy after 300 s without use (smtpd_policy_service_max_idle): a request
+#: must not meet the same at this end, or Postfix has to ask again, a second later.
+_IDLE_TIMEOUT = 310
 
 #: Postfix closes a connection after 10 s without use and after 100 s in any case, and may wait 100 s for a reply.
 _LEAST_IDLE_TIMEOUT = 101
 
 #: Postfix waits so many seconds for a policy (smtpd_policy_service_timeout), and then refuses the mail.
 _POSTFIX_POLICY_TIMEOUT = 100
+
+# Takes the name of a parameter and an address in it; an error is noted, and gives None.
+_ReadAddress = Callable[[str, str], ListenAddress | None]
 
 _MAP_NAME = re.compile(r"[^\s:=,\udc80-\udcff]+")  # those last stand for what is not UTF-8
 
@@ -59,7 +75,10 @@ class ServiceConfig:
     :ivar tables: the maps that are served, open, by name.
     :ivar policies: the policies that are asked, open.
     :ivar client_idle_timeout: seconds after which a client that completes no request is disconnected.
+    :ivar client_limit: clients that there may be at a time.
+    :ivar request_limit: requests that may wait at a time, but for one of each client.
     :ivar shutdown_timeout: seconds that requests under way get at the end.
+    :ivar workers: processes that serve; at least 1.
     """
 
     path: str
@@ -69,7 +88,14 @@ class ServiceConfig:
     tables: Mapping[str, ITable]
     policies: PolicyChain
     client_idle_timeout: float
+    client_limit: int
+    request_limit: int
     shutdown_timeout: float
+    workers: int = 1
+
+    def listening(self) -> list[ListenAddress]:
+        """Give all addresses to listen on."""
+        return [*self.socketmap_listen, *(address for _, address in self.tcp_table_listen), *self.policy_listen]
 
     def close(self) -> None:
         """Close the policies and the tables."""
@@ -78,34 +104,46 @@ class ServiceConfig:
             table.close()
 
 
-def load(path: str, overrides: Sequence[str], context: TableContext, reactor: Any) -> ServiceConfig:
+def load(
+    path: str,
+    overrides: Sequence[str],
+    context: TableContext,
+    reactor: Any,
+    sockets: Mapping[str, int] = MappingProxyType({}),
+) -> ServiceConfig:
     """Read the service's file, and open the tables and policies that it names.
 
     :param path: the file; ``$config_directory`` in it stands for the directory that it is in.
     :param overrides: ``name=value`` items that replace what the file says.
     :param context: opens the tables, and those of the policies; its warnings are filled.
     :param reactor: asked which of Twisted's endpoint descriptions it knows; nothing listens or connects yet.
+    :param sockets: addresses, as they are written in the file, for which there is a descriptor that listens already.
     :raises ConfigurationError: with everything that is wrong, in this file and in those of the tables; then nothing is
         open.
     """
     parameters = read_parameters(path, overrides, context)
     tables = _tables(parameters, context)
     policies = _policies(parameters, context)
-    socketmap_listen = _listen(parameters, "socketmap_listen", reactor)
-    policy_listen = _listen(parameters, "policy_listen", reactor)
+    read_address = partial(_address, parameters, reactor, sockets)
+    socketmap_listen = _listen(parameters, "socketmap_listen", read_address)
+    policy_listen = _listen(parameters, "policy_listen", read_address)
     if not parameters.words("tables", "") and not parameters.words("policies", ""):
         # A file that is half written when it is read again would otherwise put an end to everything.
         parameters.error("tables", "nothing is served: write tables = name=type:table, or policies = name")
     config = ServiceConfig(
         path=path,
         socketmap_listen=socketmap_listen if tables else [],
-        tcp_table_listen=_tcp_table_listen(parameters, reactor),
+        tcp_table_listen=_tcp_table_listen(parameters, read_address),
         policy_listen=policy_listen if policies.policies else [],
         tables=tables,
         policies=policies,
         client_idle_timeout=_idle_timeout(parameters),
+        client_limit=parameters.integer("client_limit", CLIENT_LIMIT, minimum=1),
+        request_limit=parameters.integer("request_limit", PIPELINED_LIMIT, minimum=0),
         shutdown_timeout=parameters.time("shutdown_timeout", 10),
+        workers=context.workers,
     )
+    _check_sockets(parameters, config)
     parameters.unknown(fatal=True)
     try:
         parameters.finish(context.warnings)
@@ -129,7 +167,20 @@ def read_parameters(path: str, overrides: Sequence[str], context: TableContext) 
     parameters.accept(of_policies)  # also those of policies that are not used
     context.proxymap_socket = parameters.text("proxymap_socket", PROXYMAP_SOCKET)
     context.proxywrite_socket = parameters.text("proxywrite_socket", PROXYWRITE_SOCKET)
+    context.workers = _workers(parameters)
     return parameters
+
+
+def worker_count(path: str, overrides: Sequence[str]) -> int:
+    """Say how many processes shall serve.
+
+    :raises ConfigurationError: there is no such file; all else that is wrong is left for :func:`load` to find.
+    """
+    return _workers(Parameters(expand(_override(parse(read_file(path), path), overrides), DEFAULTS)))
+
+
+def _workers(parameters: Parameters) -> int:
+    return parameters.integer("workers", 1, minimum=0) or len(os.sched_getaffinity(0))
 
 
 def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:
@@ -154,12 +205,12 @@ def _policy_defaults(parsed: ParsedFile) -> dict[str, Entry]:
     return {name: entry for name, entry in defaults.items() if name not in DEFAULTS}
 
 
-def _listen(parameters: Parameters, name: str, reactor: Any) -> list[ListenAddress]:
-    addresses = [_address(parameters, name, word, reactor) for word in parameters.words(name, DEFAULTS[name])]
+def _listen(parameters: Parameters, name: str, read_address: _ReadAddress) -> list[ListenAddress]:
+    addresses = [read_address(name, word) for word in parameters.words(name, DEFAULTS[name])]
     return [address for address in addresses if address is not None]
 
 
-def _tcp_table_listen(parameters: Parameters, reactor: Any) -> list[tuple[str, ListenAddress]]:
+def _tcp_table_listen(parameters: Parameters, read_address: _ReadAddress) -> list[tuple[str, ListenAddress]]:
     name = "tcp_table_listen"
     known = [word.partition("=")[0] for word in parameters.words("tables", DEFAULTS["tables"])]
     served = []
@@ -171,18 +222,35 @@ def _tcp_table_listen(parameters: Parameters, reactor: Any) -> list[tuple[str, L
             text = f"{name}: {word!r}: map {map_name!r} is not in tables{suggestion(map_name, known)}"
             parameters.error(name, text)
         else:
-            address = _address(parameters, name, text, reactor)
+            address = read_address(name, text)
             if address is not None:
                 served.append((map_name, address))
     return served
 
 
-def _address(parameters: Parameters, name: str, text: str, reactor: Any) -> ListenAddress | None:
+def _address(
+    parameters: Parameters, reactor: Any, sockets: Mapping[str, int], name: str, text: str
+) -> ListenAddress | None:
+    if text in sockets:
+        return HandedAddress(text, sockets[text])
     try:
-        return endpoints.parse(text, reactor)
+        address = endpoints.parse(text, reactor)
     except ValueError as error:
         parameters.error(name, f"{name}: {error}")
         return None
+    if isinstance(address, TcpAddress):
+        return attrs.evolve(address, reuse_port=parameters.boolean("reuse_port", False))
+    return address
+
+
+def _check_sockets(parameters: Parameters, config: ServiceConfig) -> None:
+    """Note addresses that workers cannot share."""
+    if config.workers == 1:
+        return
+    for address in config.listening():
+        if not isinstance(address, BoundAddress | HandedAddress):
+            text = f"workers = {config.workers}: {address.text!r} cannot be shared; write inet:host:port or unix:/path"
+            parameters.error("workers", text)
 
 
 def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:
@@ -235,7 +303,7 @@ def _policy_timeout(parameters: Parameters) -> float:
 
 
 def _idle_timeout(parameters: Parameters) -> float:
-    seconds = parameters.time("client_idle_timeout", 300)
+    seconds = parameters.time("client_idle_timeout", _IDLE_TIMEOUT)
     if seconds < _LEAST_IDLE_TIMEOUT:
         parameters.error(
             "client_idle_timeout",

@@ -186,6 +186,18 @@ def strip_braces(text: str) -> str:
     raise ValueError(f"missing '}}' in {text!r}")
 
 
+def split_option(option: str) -> tuple[str, str]:
+    """Split ``name=value``, or ``{ name = value with blanks }``.
+
+    :raises ValueError: it is neither.
+    """
+    text = strip_braces(option) if option.startswith("{") else option
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"{option!r}: write name=value, or {{ name = value }}")
+    return name.strip(), value.strip()
+
+
 def split_key(text: bytes, end: re.Pattern[bytes]) -> tuple[bytes, bytes]:
     """Split text at the end of the key that it begins with.
 

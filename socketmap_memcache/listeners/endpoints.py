@@ -128,10 +128,37 @@ class TcpAddress:
     text: str
     host: str
     port: int
+    reuse_port: bool = False
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
         """Begin to listen, or raise CannotListenError."""
-        return _polled(reactor.listenTCP(self.port, factory, backlog(), self.host))
+        if not self.reuse_port:
+            return _polled(reactor.listenTCP(self.port, factory, backlog(), self.host))
+        with self.bind() as listening:
+            return adopt(listening.fileno(), reactor, factory)
+
+    def bind(self) -> socket.socket:
+        """Make a socket that listens, or raise CannotListenError."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            family, kind, protocol, _, where = found[0]
+            listening = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise CannotListenError(self.host, self.port, error) from error
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self.reuse_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(where)
+            listening.listen(backlog())
+        except OSError as error:
+            listening.close()
+            raise CannotListenError(self.host, self.port, error) from error
+        return listening
+
+    def unbind(self, listening: socket.socket) -> None:
+        """Give up what :meth:`bind` has made."""
+        listening.close()
 
 
 @attrs.frozen
@@ -146,6 +173,12 @@ class UnixAddress:
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
         """Begin to listen, or raise CannotListenError. A stale socket is replaced."""
+        port = _OwnUnixPort(self.bind(), factory, reactor)
+        port.startListening()
+        return port
+
+    def bind(self) -> socket.socket:
+        """Make a socket that listens, or raise CannotListenError. A stale one is replaced."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._remove_stale()
@@ -161,9 +194,13 @@ class UnixAddress:
         except OSError as error:
             listening.close()
             raise CannotListenError(None, self.path, error) from error
-        port = _OwnUnixPort(listening, factory, reactor)
-        port.startListening()
-        return port
+        return listening
+
+    def unbind(self, listening: socket.socket) -> None:
+        """Give up what :meth:`bind` has made, and remove the file; if that may not be, the next start replaces it."""
+        listening.close()
+        with suppress(OSError):
+            Path(self.path).unlink()
 
     def _remove_stale(self) -> None:
         try:
@@ -205,14 +242,15 @@ class SystemdAddress:
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
         """Begin to accept; the socket is neither changed nor unlinked."""
-        if self.domain != "UNIX":
-            family = socket.AF_INET if self.domain == "INET" else socket.AF_INET6
-            os.set_blocking(self.descriptor, False)
-            return _polled(reactor.adoptStreamPort(self.descriptor, family, factory))
-        listening = socket.fromfd(self.descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
-        port = AdoptedUnixPort(listening, factory, reactor)
-        port.startListening()
-        return port
+        return adopt(self.descriptor, reactor, factory)
+
+    def bind(self) -> socket.socket:
+        """Give the socket, which listens."""
+        return socket.socket(fileno=os.dup(self.descriptor))
+
+    def unbind(self, listening: socket.socket) -> None:
+        """Give up what :meth:`bind` has made; systemd keeps its own."""
+        listening.close()
 
 
 @attrs.frozen
@@ -233,7 +271,36 @@ class TwistedAddress:
         return port
 
 
-ListenAddress = TcpAddress | UnixAddress | SystemdAddress | TwistedAddress
+@attrs.frozen
+class HandedAddress:
+    """Any address, for which the parent of this process has made a socket."""
+
+    text: str
+    descriptor: int
+
+    def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+        """Begin to accept; the socket is neither changed nor unlinked."""
+        return adopt(self.descriptor, reactor, factory)
+
+
+#: Addresses whose sockets can be made apart from the reactor, and handed to other processes.
+BoundAddress = TcpAddress | UnixAddress | SystemdAddress
+
+ListenAddress = BoundAddress | TwistedAddress | HandedAddress
+
+
+def adopt(descriptor: int, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
+    """Begin to accept on a socket that listens already; it is neither changed nor unlinked.
+
+    :param descriptor: stays open, and is the caller's.
+    """
+    os.set_blocking(descriptor, False)
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        if listening.family != socket.AF_UNIX:
+            return _polled(reactor.adoptStreamPort(descriptor, listening.family, factory))
+        port = AdoptedUnixPort(listening.dup(), factory, reactor)
+    port.startListening()
+    return port
 
 
 def parse(text: str, reactor: Any) -> ListenAddress:

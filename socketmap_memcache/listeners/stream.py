@@ -7,7 +7,13 @@ from typing import Protocol as Structure
 from typing import cast
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -15,11 +21,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.listeners.entrance import Entrance
 from socketmap_memcache.listeners.peer import peer_name
+from socketmap_memcache.listeners.pipelined import Pipelined
 from socketmap_memcache.prompt_writer import PromptWriter
 
+#: Clients of all listeners together.
+CLIENT_LIMIT = 10_000
+
 #: Requests of one client that may wait for their replies; then no more is read from it. Postfix has one at a time.
-IN_FLIGHT_LIMIT = 1000
+#: The replies may take 100,000 bytes each.
+IN_FLIGHT_LIMIT = 100
+
+#: Requests of one client that are begun before it is the turn of all others.
+SLICE = 100
 
 #: An idle client is found at the latest after the idle time and this part of it more.
 _TICKS = 4
@@ -65,8 +80,8 @@ class _StreamTransport(ITCPTransport, IPushProducer):
 class StreamConnection(Protocol):
     """A client's connection. A subclass says how requests look and what to do with each.
 
-    Nothing is read from a client while :data:`IN_FLIGHT_LIMIT` of its requests wait, or while it does not read its
-    replies; so what one client can make the process hold is bounded.
+    Nothing is read from a client while :data:`IN_FLIGHT_LIMIT` of its requests wait, or those of all clients are too
+    many, or while it does not read its replies; so what clients can make the process hold is bounded.
     """
 
     factory: StreamFactory
@@ -79,6 +94,8 @@ class StreamConnection(Protocol):
         self._paused = False
         self._closing = False
         self._ticks = 0
+        self._pipelined = 0  # requests that count in the factory's
+        self._next_slice: IDelayedCall | None = None
 
     def request_received(self, payload: bytes, request: Request) -> None:
         """Handle a request: now or later, once, call :meth:`reply`; or now :meth:`refuse`."""
@@ -101,6 +118,7 @@ class StreamConnection(Protocol):
             while requests and requests[0].reply is not None:
                 replies.append(cast(bytes, requests.popleft().reply))
             reply = b"".join(replies)
+            self._count_pipelined()
         self._writer.write(reply)
         if self._closing:
             self._close_when_answered()
@@ -118,7 +136,7 @@ class StreamConnection(Protocol):
         # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
         self._transport = cast(_StreamTransport, self.transport)
         self._writer = PromptWriter(self._transport, self._pause, self._resume_if_possible)
-        self.factory.connections.add(self)
+        self.factory.remember(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Handle the requests that are whole now."""
@@ -142,6 +160,9 @@ class StreamConnection(Protocol):
         """Forget the client. Postfix closes connections as it likes, so this is no news."""
         self._requests.clear()
         self._closing = True
+        self._count_pipelined()
+        if self._next_slice is not None:
+            self._next_slice.cancel()
         # Else what it holds would stay until the garbage collector comes: this object and its writer are a cycle.
         del self._reader
         self.factory.forget(self)
@@ -149,17 +170,38 @@ class StreamConnection(Protocol):
     # Reading, and its pauses.
 
     def _handle_requests(self) -> None:
+        allowed = self._allowed()
         try:
-            while not self._closing:
-                if self._writer.full or len(self._requests) >= IN_FLIGHT_LIMIT:
+            for _ in range(SLICE):
+                if self._closing:
+                    return
+                if self._writer.full or len(self._requests) >= allowed:
                     self._pause()
                     return
                 payload = self._reader.next_payload()
                 if payload is None:
                     return
                 self._begin(payload)
+            self._pause()
+            self._next_slice = self.factory.reactor.callLater(0, self._go_on)
         except ProtocolError as error:
             self._close_for(error)
+        finally:
+            self._count_pipelined()
+
+    def _go_on(self) -> None:
+        self._next_slice = None
+        self._resume_if_possible()
+
+    def _allowed(self) -> int:
+        """Give how many requests may wait: one at least, and more while those of all clients are not too many."""
+        pipelined = self.factory.pipelined
+        return max(1, min(IN_FLIGHT_LIMIT, 1 + self._pipelined + pipelined.limit - pipelined.count))
+
+    def _count_pipelined(self) -> None:
+        waiting = max(0, len(self._requests) - 1)
+        self.factory.pipelined.count += waiting - self._pipelined
+        self._pipelined = waiting
 
     def _begin(self, payload: bytes) -> None:
         self._ticks = 0
@@ -173,11 +215,14 @@ class StreamConnection(Protocol):
             self._transport.pauseProducing()
 
     def _resume_if_possible(self) -> None:
-        if self._closing or not self._paused or self._writer.full or len(self._requests) > IN_FLIGHT_LIMIT // 2:
+        if self._closing or not self._paused or self._next_slice is not None:
+            return
+        if self._writer.full or len(self._requests) > self._allowed() // 2:
             return
         self._paused = False
-        self._transport.resumeProducing()
         self._handle_requests()
+        if not self._paused and not self._closing:
+            self._transport.resumeProducing()
 
     # The end.
 
@@ -217,16 +262,22 @@ class StreamFactory(ServerFactory):
 
     :cvar kind: the protocol's name, for the log.
     :ivar connections: those that are open.
+    :ivar reactor: its time.
+    :ivar entrance: how many clients there may be, here and at other listeners.
+    :ivar pipelined: how many requests there may be, here and at other listeners.
     """
 
     kind = "stream"
     noisy = False
 
     def __init__(self, reactor: IReactorTime, idle_timeout: float) -> None:
-        """Make a listener without connections.
+        """Make a listener without connections, and with limits of its own until others are set.
 
         :param idle_timeout: seconds after which a client that completes no request is disconnected.
         """
+        self.reactor = reactor
+        self.entrance = Entrance(reactor, CLIENT_LIMIT)
+        self.pipelined = Pipelined()
         self.connections: set[StreamConnection] = set()
         self._drained: Deferred[None] | None = None
         self._idle_timeout = idle_timeout
@@ -256,9 +307,17 @@ class StreamFactory(ServerFactory):
         for connection in list(self.connections):
             connection.tick()
 
+    def remember(self, connection: StreamConnection) -> None:
+        """Hear that a connection is open."""
+        self.connections.add(connection)
+        self.entrance.came()
+
     def forget(self, connection: StreamConnection) -> None:
         """Hear that a connection is closed."""
-        self.connections.discard(connection)
+        if connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        self.entrance.left()
         if self._drained is not None and not self.connections:
             drained, self._drained = self._drained, None
             drained.callback(None)

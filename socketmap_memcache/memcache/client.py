@@ -1,31 +1,23 @@
-"""A client of one memcached: connects when needed, tries again as told, and knows when the server is down."""
+"""A client of one memcached: the tries of each command, and their deadlines."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from enum import Enum
 from typing import Any
-from typing import Protocol as Structure
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.error import TimeoutError as ConnectTimeoutError
-from twisted.internet.interfaces import IDelayedCall, IProtocolFactory, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.asker import FIRING, Asker
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
 from socketmap_memcache.memcache.command import Command, Delete, Get, GetMany, Set
 from socketmap_memcache.memcache.connection import MemcacheConnection
-from socketmap_memcache.memcache.interface import IBatchCache, Limits
-
-#: Seconds before the first probe of a server that is down, and between probes at most; it doubles in between.
-#: A refused connection costs next to nothing, and mail waits for the first one that is accepted.
-FIRST_PROBE = 0.1
-LAST_PROBE = 5.0
+from socketmap_memcache.memcache.interface import IBatchCache, ILeaseCache, Leased, Limits
+from socketmap_memcache.memcache.lease_commands import GetLeased, GiveUp, Refill
+from socketmap_memcache.memcache.link import Connect, Link, State
+from socketmap_memcache.memcache.owed import OwedDeletes
 
 #: Seconds after which a command has failed, whatever its limits say. Postfix gives up on a socketmap after 100.
 PATIENCE = 90.0
@@ -34,31 +26,19 @@ PATIENCE = 90.0
 LOG_INTERVAL = 60.0
 
 
-class Connect(Structure):
-    """A way to the server."""
-
-    def __call__(self, factory: IProtocolFactory, timeout: float) -> Deferred[MemcacheConnection]:
-        """Connect; fails within about ``timeout`` seconds where it cannot. May be cancelled."""
-
-
-class _State(Enum):
-    IDLE = "no connection; the next command makes one"
-    CONNECTING = "commands wait for the connection"
-    CONNECTED = "commands are sent"
-    DOWN = "the last attempt to connect failed: commands fail at once, and probes go out"
-    CLOSED = "commands fail at once"
-
-
-@implementer(IBatchCache)
+@implementer(IBatchCache, ILeaseCache)
 class MemcacheClient:
     """All of a process' commands to one memcached.
 
     - A failed try is tried again after ``retry_pause``, up to ``max_try`` times; all other commands go on meanwhile.
-    - A connection that cannot be made is not tried again (memcache_table(5)). The server is *down* then: commands fail
-      at once, which sends look-ups to their backup, and a probe with back-off finds out when it is up.
+    - A connection that cannot be made is not tried again (memcache_table(5)). The server is *down* then, as it is when
+      it leaves a probe unanswered after a command: commands fail at once, which sends look-ups to their backup, and
+      probes with back-off find out when it is up.
     - Those who ask for the same key at the same time, with the same limits, share one command.
     - When one command spoils the connection (a timeout, a malformed reply), those behind it go out again on a new one
       within the time they have left: one bad key does not fail another.
+    - A server that may have missed a change, or may make it too late, has to delete the key before anything else is
+      sent to it: see :meth:`owe`.
     """
 
     _log = Logger()
@@ -69,24 +49,27 @@ class MemcacheClient:
         :param name: the server as Postfix writes it; for errors and the log.
         """
         self.name = name
-        self._connect = connect
         self._reactor = reactor
-        self._state = _State.IDLE
+        self._link = Link(name, connect, reactor, self._up, self._down, self._failed, self._lost)
         self._connection: MemcacheConnection | None = None
-        self._attempt: Deferred[MemcacheConnection] | None = None
-        self._connect_timeout = 0.0
+        self._owed = OwedDeletes(name, reactor, self._send_owed)
         self._gets: dict[bytes, Get] = {}  # those under way that may be shared
         self._waiting: list[Command] = []  # for the connection
         self._pausing: dict[Command, IDelayedCall] = {}  # before their next try
         self._watch: IDelayedCall | None = None
         self._watch_time = 0.0
-        self._probe: IDelayedCall | None = None
-        self._probe_pause = FIRST_PROBE
-        self._down_reason = ""
         self._logged = float("-inf")
         self._not_logged = 0
-        self._factory = Factory.forProtocol(self._build_connection)
-        self._factory.noisy = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is worth while to send something new: the server is up, or nobody has asked it yet."""
+        return self._link.usable
+
+    @property
+    def up_since(self) -> float:
+        """When the server was found to be up again, in reactor seconds, or minus infinity; see :class:`Link`."""
+        return self._link.up_since
 
     # What tables call.
 
@@ -138,16 +121,61 @@ class MemcacheClient:
         self._begin(Delete(key, limits, FIRING, answer))
         return answer
 
-    def close(self) -> None:
-        """Let go of the server as soon as nothing is under way; see :class:`ICache`."""
+    def get_leased(self, key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int) -> Deferred[Leased]:
+        """Ask for a value or a lease; see :class:`ILeaseCache`."""
+        answer: Deferred[Leased] = Deferred()
+        self._begin(GetLeased(key, limits, lease_ttl, stale_ttl, FIRING, answer))
+        return answer
+
+    def refill(self, key: bytes, value: bytes, flags: int, ttl: int, cas: bytes, limits: Limits) -> Deferred[bool]:
+        """Use a lease; see :class:`ILeaseCache`."""
+        self._gets.pop(key, None)
+        answer: Deferred[bool] = Deferred()
+        self._begin(Refill(key, value, flags, ttl, cas, limits, FIRING, answer))
+        return answer
+
+    def give_up(self, key: bytes, cas: bytes, limits: Limits) -> Deferred[bool]:
+        """Do not use a lease; see :class:`ILeaseCache`."""
+        self._gets.pop(key, None)
+        answer: Deferred[bool] = Deferred()
+        self._begin(GiveUp(key, cas, limits, FIRING, answer))
+        return answer
+
+    def owe(self, key: bytes) -> None:
+        """See to it that the server does not serve what it has of a key: it may have missed a change.
+
+        The key is deleted at once, or, where there is no connection, before anything else is sent on the next one.
+        """
+        self._owed.add(key)
+        if self._connection is not None:
+            self._send_owed([key])
+
+    def _send_owed(self, keys: Collection[bytes] | None = None) -> None:
+        if self._connection is not None and len(self._owed):
+            limits = Limits(timeout=self._link.timeout, max_try=1)
+            for command in self._owed.commands(limits, keys):
+                self._begin(command)
+
+    def inherit(self, owed: OwedDeletes) -> None:
+        """Owe what another client of the same server owes."""
+        owed.bequeath(self._owed)
+        self._send_owed()
+
+    def close(self, heir: MemcacheClient | None = None) -> None:
+        """Let go of the server as soon as nothing is under way; see :class:`ICache`.
+
+        :param heir: another client of the same server, which owes from then on what this one still owes.
+        """
         under_way = [*self._waiting, *self._pausing]
         if self._connection is not None:
             under_way += self._connection.in_flight
         if under_way:
             # Their users may begin others, as a look-up that ends in a refill does.
-            DeferredList([command.settled() for command in under_way]).addCallback(lambda _: self.close())
-        else:
-            self._shut()
+            DeferredList([command.settled() for command in under_way]).addCallback(lambda _: self.close(heir))
+            return
+        if heir is not None:
+            heir.inherit(self._owed)
+        self._shut()
 
     # A command's tries.
 
@@ -159,6 +187,9 @@ class MemcacheClient:
         deadline = command.deadline = min(now + command.limits.timeout, command.started + PATIENCE)
         if self._connection is not None:
             self._connection.send(command)
+        elif self._link.state is State.SUSPECT and command.limits.backed:
+            self._give_up(command, TemporaryError(f"memcached {self.name} did not answer another command in time"))
+            return
         elif not self._wait(command):
             return
         if self._watch is None or deadline < self._watch_time:
@@ -166,14 +197,20 @@ class MemcacheClient:
 
     def _wait(self, command: Command) -> bool:
         """Let a command wait for the connection; where none is to come it fails at once, and the result is false."""
-        if self._state is _State.DOWN or self._state is _State.CLOSED:
-            command.fail(TemporaryError(f"memcached {self.name} is down: {self._down_reason}"))
+        link = self._link
+        if link.state is State.DOWN or link.state is State.CLOSED:
+            self._give_up(command, link.refusal())
             return False
         self._waiting.append(command)
-        if self._state is _State.IDLE:
-            self._state = _State.CONNECTING
-            self._open(min(command.limits.timeout, PATIENCE))
+        link.want(min(command.limits.timeout, PATIENCE))
         return True
+
+    def _give_up(self, command: Command, error: TemporaryError) -> None:
+        """No try is left."""
+        limits = command.limits
+        if command.changes and limits.backed and (command.uncertain or not limits.refills):
+            self.owe(command.key)
+        command.fail(error)
 
     def _failed(self, command: Command, error: TemporaryError) -> None:
         """One try has failed."""
@@ -181,7 +218,7 @@ class MemcacheClient:
         limits, now = command.limits, self._reactor.seconds()
         command.tries += 1
         if command.tries >= limits.max_try or now + limits.retry_pause - command.started >= PATIENCE:
-            command.fail(error)
+            self._give_up(command, error)
         else:
             self._pausing[command] = self._reactor.callLater(limits.retry_pause, self._again, command)
 
@@ -210,7 +247,7 @@ class MemcacheClient:
         now = self._reactor.seconds()
         for command in [command for command in self._waiting if command.deadline <= now]:
             self._waiting.remove(command)
-            command.fail(self._timed_out(command))
+            self._give_up(command, self._timed_out(command))
         if self._connection is not None:
             late = [command for command in self._connection.in_flight if command.deadline <= now]
             if late:
@@ -225,74 +262,36 @@ class MemcacheClient:
     def _timed_out(self, command: Command) -> LookupTimeout:
         return LookupTimeout(f"memcached {self.name}: no answer within {command.limits.timeout:g} s")
 
-    # The connection's life.
+    # What the link tells.
 
-    def _open(self, timeout: float) -> None:
-        self._connect_timeout = timeout
-        self._attempt = self._connect(self._factory, timeout)
-        self._attempt.addCallbacks(self._connected, self._unreachable)
-
-    def _build_connection(self) -> MemcacheConnection:
-        return MemcacheConnection(self.name, self._reactor, self._failed, self._lost)
-
-    def _connected(self, connection: MemcacheConnection) -> None:
-        self._attempt = None
-        if self._state is _State.DOWN:
-            self._log.info("memcached {name}: is back", name=self.name)
-        self._state = _State.CONNECTED
-        self._probe_pause = FIRST_PROBE
+    def _up(self, connection: MemcacheConnection) -> None:
         self._connection = connection
+        self._send_owed()
         waiting, self._waiting = self._waiting, []
         for command in waiting:
             connection.send(command)
 
-    def _lost(
-        self, connection: MemcacheConnection, blamed: list[Command], others: list[Command], error: TemporaryError
-    ) -> None:
+    def _lost(self, blamed: list[Command], others: list[Command], error: TemporaryError) -> None:
         self._connection = None
-        self._state = _State.IDLE
+        for command in [*blamed, *others]:
+            command.uncertain = True
         for command in blamed:
             self._failed(command, error)
         for command in others:
-            self._wait(command)
+            if command.repeated:
+                self._wait(command)
+            else:
+                command.fail(error)
 
-    def _unreachable(self, failure: Failure) -> None:
-        self._attempt = None
-        if self._state is _State.CLOSED:
-            return
-        timed_out = isinstance(failure.value, (ConnectTimeoutError, ConnectingCancelledError, CancelledError))
-        reason = f"no connection within {self._connect_timeout:g} s" if timed_out else failure.getErrorMessage()
-        self._down_reason = reason
-        if self._state is not _State.DOWN:
-            self._log.warn(
-                "memcached {name} is down: {reason} Look-ups go to the backup, or fail, until it is back; "
-                "trying every {seconds:g} s or sooner.",
-                name=self.name,
-                reason=reason,
-                seconds=LAST_PROBE,
-            )
-        self._state = _State.DOWN
-        # Before anybody hears of it, and may close the client.
-        self._probe = self._reactor.callLater(self._probe_pause, self._send_probe)
-        self._probe_pause = min(self._probe_pause * 2, LAST_PROBE)
-        kind = LookupTimeout if timed_out else TemporaryError
+    def _down(self, error: TemporaryError) -> None:
         waiting, self._waiting = self._waiting, []
         for command in waiting:
-            command.fail(kind(f"memcached {self.name} is down: {reason}"))
-
-    def _send_probe(self) -> None:
-        self._probe = None
-        self._open(self._connect_timeout)
+            self._give_up(command, error)
 
     def _shut(self) -> None:
-        self._state = _State.CLOSED
-        self._down_reason = "the client is closed"
-        for timer in (self._watch, self._probe):
-            if timer is not None:
-                timer.cancel()
-        self._watch = self._probe = None
-        if self._attempt is not None:
-            self._attempt.cancel()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        self._owed.stop()
+        self._link.close()
+        self._connection = None

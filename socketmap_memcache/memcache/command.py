@@ -29,9 +29,15 @@ class Command:
     :ivar tries: how many tries have failed.
     :ivar started: when it was asked for, in reactor seconds.
     :ivar deadline: when the present try is over, in reactor seconds.
+    :ivar uncertain: whether a connection was lost with it: the server may have done, or may yet do, what it says.
+    :cvar changes: whether it changes what the server has.
+    :cvar repeated: whether it goes out again when its connection is lost through no fault of its own.
     """
 
-    __slots__ = ("asker", "deadline", "key", "limits", "started", "token", "tries", "wire")
+    __slots__ = ("asker", "deadline", "key", "limits", "started", "token", "tries", "uncertain", "wire")
+
+    changes = False
+    repeated = True
 
     def __init__(self, key: bytes, wire: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         """Make a command.
@@ -45,6 +51,7 @@ class Command:
         self.asker = asker
         self.token = token
         self.tries = 0
+        self.uncertain = False
         self.started = 0.0
         self.deadline = 0.0
 
@@ -144,7 +151,7 @@ class Get(Command):
                     f"value of {too_long} bytes (data_size_limit is {self.limits.data_size_limit})"
                 )
             return value
-        raise _unexpected(reply)
+        raise unexpected(reply)
 
 
 class GetMany(Command):
@@ -162,7 +169,7 @@ class GetMany(Command):
 
     def result(self, reply: Reply) -> dict[bytes, bytes | None]:
         if reply.status != b"END":
-            raise _unexpected(reply)
+            raise unexpected(reply)
         if not self.values.keys() <= self.keys:
             raise MemcacheError("a value for another key")
         return self.values
@@ -172,6 +179,8 @@ class Set(Command):
     """``set``: ``True``."""
 
     __slots__ = ()
+
+    changes = True
 
     def __init__(
         self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any
@@ -184,7 +193,7 @@ class Set(Command):
     def result(self, reply: Reply) -> bool:
         if reply.status != b"STORED":
             # A memcached that did not like the first line may take the data for a second command.
-            raise MemcacheError(str(_unexpected(reply)))
+            raise MemcacheError(str(unexpected(reply)))
         return True
 
 
@@ -193,12 +202,14 @@ class Delete(Command):
 
     __slots__ = ()
 
+    changes = True
+
     def __init__(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         super().__init__(key, memcache.delete(key), limits, asker, token)
 
     def result(self, reply: Reply) -> bool:
         if reply.status not in {b"DELETED", b"NOT_FOUND"}:
-            raise _unexpected(reply)
+            raise unexpected(reply)
         return reply.status == b"DELETED"
 
 
@@ -206,9 +217,13 @@ def _nothing(_: object) -> None:
     pass
 
 
-def _unexpected(reply: Reply) -> Exception:
+def unexpected(reply: Reply) -> Exception:
+    """Make the error for a reply that is not one to the command; see :meth:`Command.take`."""
     if reply.key is not None:
         return MemcacheError(f"a value for another key, {reply.key[:30]!r}")
+    if reply.status.startswith((b"CLIENT_ERROR unauthenticated", b"CLIENT_ERROR bad authentication")):
+        # All other commands would get the same.
+        return MemcacheError("the server wants a username and a password (username, password_file).")
     text = f"unexpected reply {reply.status[:30]!r}"
     word = reply.status.partition(b" ")[0]
     refused = word in {b"ERROR", b"CLIENT_ERROR", b"SERVER_ERROR"}

@@ -22,6 +22,7 @@ class MemcacheConnection(Protocol):
     """A connection that is used until the first thing goes wrong on it.
 
     :ivar in_flight: the commands that have no reply yet, the oldest first.
+    :ivar has_answered: whether there has been a whole reply.
     """
 
     _log = Logger()
@@ -47,7 +48,7 @@ class MemcacheConnection(Protocol):
         self._reader = ReplyReader()
         self._unsent: list[bytes] = []
         self._usable = True
-        self._has_answered = False
+        self.has_answered = False
         self.in_flight: deque[Command] = deque()
 
     def connectionMade(self) -> None:
@@ -93,13 +94,13 @@ class MemcacheConnection(Protocol):
                 try:
                     result = command.take(reader)
                 except CommandRefusedError as refusal:
-                    self._has_answered = True
+                    self.has_answered = True
                     in_flight.popleft()
                     self._on_failed(command, self._error(str(refusal)))
                     continue
                 if result is UNFINISHED:
                     return
-                self._has_answered = True
+                self.has_answered = True
                 in_flight.popleft()
                 try:
                     command.succeed(result)
@@ -118,11 +119,14 @@ class MemcacheConnection(Protocol):
         counts against all that were on it, or they would be sent for ever.
         """
         blamed: Collection[Command] = ()
+        text = f"connection lost: {reason.getErrorMessage()}"
         if not self._reader.idle:
             blamed = tuple(self.in_flight)[:1]
-        elif not self._has_answered:
+        elif not self.has_answered:
             blamed = tuple(self.in_flight)
-        self._end(self._error(f"connection lost: {reason.getErrorMessage()}"), blamed)
+            if self._server.startswith("inet:"):
+                text += " It never answered anything: does the server expect tls:?"
+        self._end(self._error(text), blamed)
 
     def drop(self, error: TemporaryError, blamed: Collection[Command]) -> None:
         """Close the connection at once, if it still is one.

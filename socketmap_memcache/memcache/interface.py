@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from socketmap_memcache.asker import Asker
+from socketmap_memcache.errors import TemporaryError
 
 
 @attrs.frozen
@@ -21,6 +22,9 @@ class Limits:
     :ivar retry_pause: seconds between the failure of one try and the start of the next.
     :ivar line_size_limit: bytes of a reply line, its CR included.
     :ivar data_size_limit: bytes of a value, read or written.
+    :ivar backed: whether there is another store, which knows what is true: a change that the cache may have missed is
+        made good by a delete when the server is back, and nothing waits for a server that may be down.
+    :ivar refills: whether what is set comes from that store: where it was never sent the cache has missed nothing.
     """
 
     timeout: float = 2
@@ -28,6 +32,8 @@ class Limits:
     retry_pause: float = 1
     line_size_limit: int = 1024
     data_size_limit: int = 10240
+    backed: bool = False
+    refills: bool = False
 
 
 class ICache(Interface):
@@ -65,7 +71,49 @@ class IBatchCache(ICache):
     """A cache that can be asked for many keys in one command: ten times as fast as one after the other."""
 
     def get_many(keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
-        """Fire with the values of the keys that exist; ``None`` is a value that is longer than the limit.
+        """Fire with the values of the keys that exist; ``None`` is one to be asked for with :meth:`get`:
+        a value that is longer than the limit, or a key of a server that failed.
 
         :param keys: not empty; a hundred or so at once.
         """
+
+
+@attrs.frozen
+class Leased:
+    """What is known of a key that one client at a time refills.
+
+    :ivar value: fresh or stale; ``None`` where there is none (yet).
+    :ivar won: whether it is the asker who is to refill the key, or to give that up.
+    :ivar fresh: ``False`` for a value that is stale, and where there is none.
+    :ivar cas: what :meth:`ILeaseCache.refill` and :meth:`ILeaseCache.give_up` need of who has won.
+    """
+
+    value: bytes | None
+    won: bool
+    fresh: bool
+    cas: bytes
+
+
+class ILeaseCache(ICache):
+    """A cache that, of all who miss a key, on whatever host, tells one to refill it: that one holds the *lease*."""
+
+    def get_leased(key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int) -> Deferred[Leased]:
+        """Ask for a value, and for the lease of the key where there is none or it is stale.
+
+        :param lease_ttl: seconds after which somebody else may win a lease that came to nothing; at least 1.
+        :param stale_ttl: a value that has no more than these seconds left is stale; 0 where none is.
+        :return: fails with :class:`LeasesUnsupportedError` where the server does not know what this needs.
+        """
+
+    def refill(key: bytes, value: bytes, flags: int, ttl: int, cas: bytes, limits: Limits) -> Deferred[bool]:
+        """Store a value under a lease; fires with ``False`` where the key has been changed since.
+
+        :param ttl: as for :meth:`ICache.set`; with the time that the value may be stale.
+        """
+
+    def give_up(key: bytes, cas: bytes, limits: Limits) -> Deferred[bool]:
+        """Let another one win the lease of a key; fires with ``False`` where the key has been changed since."""
+
+
+class LeasesUnsupportedError(TemporaryError):
+    """The server has no meta commands: it is older than memcached 1.6, or a proxy."""

@@ -37,13 +37,14 @@ class MemoryCache:
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Fire at once; see :class:`ICache`."""
-        return succeed(self._use(key))
+        return succeed(self.use(key))
 
     def get_for(self, key: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         """Tell at once; see :class:`ICache`."""
-        asker.answered(self._use(key), token)
+        asker.answered(self.use(key), token)
 
-    def _use(self, key: bytes) -> bytes | None:
+    def use(self, key: bytes) -> bytes | None:
+        """Give a value, or ``None``."""
         value = self.peek(key)
         if value is not None:
             self._entries.move_to_end(key)
@@ -56,7 +57,7 @@ class MemoryCache:
             return None
         value, end = entry
         if end <= self._reactor.seconds():
-            self._remove(key)
+            self.remove(key)
             return None
         return value
 
@@ -66,16 +67,17 @@ class MemoryCache:
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
         """Store at once; see :class:`ICache`. What is too large for the whole cache is not stored."""
-        self._put(key, value, ttl)
+        self.put(key, value, ttl)
         return succeed(True)
 
     def set_for(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any) -> None:
         """Store at once; see :class:`ICache`."""
-        self._put(key, value, ttl)
+        self.put(key, value, ttl)
         asker.answered(True, token)
 
-    def _put(self, key: bytes, value: bytes, ttl: int) -> None:
-        self._remove(key)
+    def put(self, key: bytes, value: bytes, ttl: int) -> None:
+        """Store a value, in place of the one that is there; what is too large for the whole cache is not stored."""
+        self.remove(key)
         now = self._reactor.seconds()
         end = float("inf") if ttl == 0 else float(ttl) if ttl > MONTH else now + ttl
         size = len(key) + len(value) + _OVERHEAD
@@ -83,18 +85,19 @@ class MemoryCache:
             self._entries[key] = (value, end)
             self._size += size
             while self._size > self._size_limit:
-                self._remove(next(iter(self._entries)))
+                self.remove(next(iter(self._entries)))
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete at once; see :class:`ICache`."""
-        return succeed(self._remove(key))
+        return succeed(self.remove(key))
 
     def close(self) -> None:
         """Forget everything."""
         self._entries.clear()
         self._size = 0
 
-    def _remove(self, key: bytes) -> bool:
+    def remove(self, key: bytes) -> bool:
+        """Delete a key; gives whether it was there, be its ttl over or not."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import socket
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+
+if TYPE_CHECKING:
+    from socketmap_memcache.memcache.greeting import Greeter
 
 _INET = re.compile(r"(?:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):)?(?P<port>[^:\[\]]+)")
 
@@ -23,17 +26,20 @@ class Server:
     :ivar host: name or address; empty for a UNIX socket.
     :ivar port: 1 to 65535; 0 for a UNIX socket.
     :ivar path: of the UNIX socket, else empty.
+    :ivar tls: whether it is spoken to in TLS only.
     """
 
     name: str
     host: str = ""
     port: int = 0
     path: str = ""
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Server:
         """Read ``inet:host:port``, ``inet:[address]:port``, ``inet:port`` (on localhost), ``unix:/path``.
 
+        ``tls:`` in place of ``inet:`` is for a server that speaks TLS (``memcached -Z``).
         The port may be a name of services(5). ``local:`` is another word for ``unix:``, as with Postfix.
 
         :raises ValueError: anything else, with the reason.
@@ -41,16 +47,30 @@ class Server:
         kind, colon, rest = text.partition(":")
         if kind in {"unix", "local"} and rest:
             return cls(text, path=rest)
-        if kind != "inet" or not colon:
-            raise ValueError(f"{text!r} is not a server: write inet:host:port, inet:[address]:port or unix:/path")
+        if kind not in {"inet", "tls"} or not colon:
+            raise ValueError(
+                f"{text!r} is not a server: write inet:host:port, inet:[address]:port, tls:host:port or unix:/path"
+            )
         match = _INET.fullmatch(rest)
         if match is None:
-            raise ValueError(f"{text!r}: write inet:host:port, or inet:[address]:port for IPv6")
-        return cls(text, host=match["literal"] or match["host"] or "localhost", port=_port(match["port"], text))
+            raise ValueError(f"{text!r}: write {kind}:host:port, or {kind}:[address]:port for IPv6")
+        host = match["literal"] or match["host"] or "localhost"
+        return cls(text, host=host, port=_port(match["port"], text), tls=kind == "tls")
 
-    def connect(self, reactor: Any, factory: IProtocolFactory, timeout: float) -> Deferred[Any]:
-        """Connect a protocol of the factory's; fails after ``timeout`` seconds at most, name look-up included."""
-        attempt: Deferred[Any] = self._endpoint(reactor, timeout).connect(factory)
+    @property
+    def has_address(self) -> bool:
+        """Whether it is a path or an address, and not a name whose addresses may change."""
+        return bool(self.path) or is_address(self.host)
+
+    def connect(
+        self, reactor: Any, factory: IProtocolFactory, timeout: float, greeter: Greeter | None = None
+    ) -> Deferred[Any]:
+        """Connect a protocol of the factory's; fails after ``timeout`` seconds at most, name look-up included.
+
+        :param greeter: does what comes first on a connection to this server, within the same time.
+        """
+        endpoint = self._endpoint(reactor, timeout)
+        attempt: Deferred[Any] = endpoint.connect(factory) if greeter is None else greeter.connect(endpoint, factory)
         # The time limit of Twisted's endpoints leaves out the time that it takes to resolve the name.
         timer = reactor.callLater(timeout, attempt.cancel)
 
@@ -64,12 +84,19 @@ class Server:
     def _endpoint(self, reactor: Any, timeout: float) -> IStreamClientEndpoint:
         if self.path:
             return UNIXClientEndpoint(reactor, self.path, timeout=timeout)
-        try:
-            version = ip_address(self.host).version
-        except ValueError:
+        if not is_address(self.host):
             return HostnameEndpoint(reactor, self.host, self.port, timeout=timeout, attemptDelay=0.05)
-        endpoint = TCP4ClientEndpoint if version == 4 else TCP6ClientEndpoint
+        endpoint = TCP6ClientEndpoint if ":" in self.host else TCP4ClientEndpoint
         return endpoint(reactor, self.host, self.port, timeout=timeout)
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, of either kind, and not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _port(text: str, server: str) -> int:

@@ -161,9 +161,7 @@ class ReplyReader:
             if not line.startswith(b"VALUE "):
                 return Reply(line)
             self._begin_value(line, data_limit)
-        if self._skip:
-            return None
-        if self._value is None and self._size <= data_limit and not self._read_value():
+        if not self._has_value(data_limit):
             return None
         line = self._line(line_limit)
         if line is None:
@@ -171,6 +169,25 @@ class ReplyReader:
         if line != b"END":
             raise MemcacheError(f"unexpected line {line[:30]!r} where END should be")
         reply = Reply(line, self._key, self._value, 0 if self._value is not None else self._size)
+        self._key = self._value = None
+        return reply
+
+    def next_meta_reply(self, line_limit: int, data_limit: int) -> Reply | None:
+        """Give the next whole reply to a meta command, as :meth:`next_reply` does for others.
+
+        Its status is the first line, ``VA <size> <flags>`` where there is a value; its key is ``None``.
+        """
+        if self._key is None:
+            line = self._line(line_limit)
+            if line is None:
+                return None
+            if not line.startswith(b"VA "):
+                return Reply(line)
+            self._begin_data(line, line.split()[1:2], line, data_limit)
+        if not self._has_value(data_limit):
+            return None
+        assert self._key is not None
+        reply = Reply(self._key, None, self._value, 0 if self._value is not None else self._size)
         self._key = self._value = None
         return reply
 
@@ -217,15 +234,24 @@ class ReplyReader:
 
     def _begin_value(self, line: bytes, data_limit: int) -> None:
         fields = line.split()
-        if len(fields) < 4 or not fields[3].isdigit() or len(fields[3]) > 10:
+        self._begin_data(b"".join(fields[1:2]), fields[3:4], line, data_limit)
+
+    def _begin_data(self, key: bytes, size: list[bytes], line: bytes, data_limit: int) -> None:
+        if not size or not size[0].isdigit() or len(size[0]) > 10:
             raise MemcacheError(f"unexpected reply {line[:30]!r}")
-        self._key = fields[1]
-        self._size = int(fields[3])
+        self._key = key
+        self._size = int(size[0])
         if self._size > data_limit:
             held = bytes(self._buffer[self._start :])
             self._start = len(self._buffer)
             self._skip = self._size + 2
             self.feed(held)
+
+    def _has_value(self, data_limit: int) -> bool:
+        """Say whether all of the value that was begun has come, or been dropped."""
+        if self._skip:
+            return False
+        return self._value is not None or self._size > data_limit or self._read_value()
 
     def _read_value(self) -> bool:
         buffer, start = self._buffer, self._start

@@ -85,6 +85,19 @@ class IAskedTable(ITable):
         """Tell the asker, now or later, what :meth:`update` would fire with. It never raises."""
 
 
+class ISweptTable(ITable):
+    """A table for which an exact walk would hold up its other users."""
+
+    def sweep() -> ICursor:
+        """Begin a walk in small steps. It may miss entries, or give some twice, where others change the table."""
+
+
+def sweep(table: ITable) -> ICursor:
+    """Begin a walk through a table that holds up nobody: exact if it can be, else as :class:`ISweptTable` says."""
+    cursor: ICursor = table.sweep() if ISweptTable.providedBy(table) else table.cursor()
+    return cursor
+
+
 class IBatchTable(ITable):
     """A table that looks up several keys with less effort than one after the other."""
 

@@ -11,10 +11,14 @@ from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.client import PATIENCE
 from socketmap_memcache.memcache.interface import ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
-from socketmap_memcache.memcache.server import Server
+from socketmap_memcache.memcache.server_list import parse_server_list
+from socketmap_memcache.tables.cache_layers import read_layers
+from socketmap_memcache.tables.cluster_cf import open_servers, read_failure_rule
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import KeyFormat
-from socketmap_memcache.tables.memcache import MemcacheTable, Settings
+from socketmap_memcache.tables.lease_cf import read_leases
+from socketmap_memcache.tables.memcache import MemcacheTable
+from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.options import (
     open_with_options,
     read_cf,
@@ -23,6 +27,7 @@ from socketmap_memcache.tables.options import (
     with_partial_keys,
 )
 from socketmap_memcache.tables.registry import TableContext
+from socketmap_memcache.tables.security_cf import read_security
 
 
 def open_memcache(name: str, context: TableContext, create: bool = False) -> ITable:
@@ -37,7 +42,8 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
     """
     parameters = read_cf("memcache", name)
     settings = _settings(parameters, context)
-    open_cache = _cache(parameters, context.clients)
+    open_cache = _cache(parameters, settings.ttl, context.clients)
+    layered = read_layers(parameters, name, context.clients)
     backup = _backup(parameters, context, create)
     partial_keys = read_partial_keys(parameters, context)
     parameters.unknown(fatal=False)
@@ -48,7 +54,9 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
             if opened is not None:
                 opened.close()
         raise
-    table = MemcacheTable(f"memcache:{name}", settings, open_cache(), backup, context.clients)
+    table = MemcacheTable(f"memcache:{name}", settings, layered(open_cache()), backup, context.clients)
+    if parameters.text("memcache", "") == "memory:":
+        context.apart.append(table.name)
     return with_partial_keys(table, partial_keys)
 
 
@@ -68,7 +76,9 @@ def _settings(parameters: Parameters, context: TableContext) -> Settings:
             retry_pause=parameters.integer("retry_pause", 1, minimum=1),
             line_size_limit=parameters.integer("line_size_limit", 1024, minimum=1),
             data_size_limit=parameters.integer("data_size_limit", 10240, minimum=1),
+            backed=bool(parameters.text("backup", "")),
         ),
+        leases=read_leases(parameters),
     )
 
 
@@ -96,17 +106,24 @@ def _key_digest(parameters: Parameters) -> str:
     return name
 
 
-def _cache(parameters: Parameters, pool: ClientPool) -> Callable[[], ICache]:
+def _cache(parameters: Parameters, ttl: int, pool: ClientPool) -> Callable[[], ICache]:
     """Give a function that opens the cache, to be called when the rest of the file has turned out to be good."""
     spec = parameters.text("memcache", "inet:localhost:11211")
     size_limit = parameters.integer("memory_size_limit", 64 * 1024 * 1024, minimum=1)
     if spec == "memory:":
+        read_security(parameters, ())
+        read_failure_rule(parameters, servers=1)
         return partial(pool.memory, spec, size_limit)
     try:
-        return partial(pool.memcached, Server.parse(spec))
+        servers = parse_server_list(spec)
     except ValueError as error:
         parameters.error("memcache", str(error))
+        read_security(parameters, None)
+        parameters.accept(("memcache_failure", "failover_ttl", "replicas"))
         return partial(pool.memory, spec, size_limit)
+    security = read_security(parameters, [each.server for each in servers])
+    rule = read_failure_rule(parameters, len(servers))
+    return partial(open_servers, servers, security, rule, ttl, pool)
 
 
 def _backup(parameters: Parameters, context: TableContext, create: bool) -> ITable | None:

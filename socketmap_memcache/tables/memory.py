@@ -22,7 +22,9 @@ _NO_LIMITS = Limits()  # a cache in memory has no use for them
 
 def open_memory(name: str, context: TableContext) -> MemoryTable:
     """Open an empty table; the name only shows in logs. Two of the same name are two tables."""
-    return MemoryTable(f"memory:{name}", SIZE_LIMIT, context)
+    table = MemoryTable(f"memory:{name}", SIZE_LIMIT, context)
+    context.apart.append(table.name)
+    return table
 
 
 @implementer(ITable)

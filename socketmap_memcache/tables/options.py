@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import Entry, ParsedFile, parse, read_file, split_list, strip_braces
+from socketmap_memcache.config.syntax import Entry, ParsedFile, parse, read_file, split_list, split_option, strip_braces
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.registry import TableContext
@@ -103,18 +103,6 @@ def open_with_options(spec: str, context: TableContext, create: bool = False) ->
         raise
     finally:
         context.timeout = usual
-
-
-def split_option(option: str) -> tuple[str, str]:
-    """Split ``name=value``, or ``{ name = value with blanks }``.
-
-    :raises ValueError: it is neither.
-    """
-    text = strip_braces(option) if option.startswith("{") else option
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise ValueError(f"{option!r}: write name=value, or {{ name = value }}")
-    return name.strip(), value.strip()
 
 
 def read_match_list(parameters: Parameters, name: str, context: TableContext) -> MatchList | None:

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
 
 from socketmap_memcache.errors import PermanentError
-from socketmap_memcache.tables.interface import ICursor, IRefusing, ITable, ReadOnlyError
+from socketmap_memcache.tables.interface import ICursor, IRefusing, ISweptTable, ITable, ReadOnlyError, sweep
 from socketmap_memcache.tables.lookup_first import lookup_first
 from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
 from socketmap_memcache.tables.match_list import MatchList
@@ -192,7 +192,7 @@ def _is_host_address(name: bytes) -> bool:
     return b"%" not in name  # one with a scope is none to Postfix
 
 
-@implementer(ITable, IRefusing)
+@implementer(ISweptTable, IRefusing)
 class PartialKeysTable:
     """Tries partial keys in a table. Everything but look-ups is that table's."""
 
@@ -244,6 +244,10 @@ class PartialKeysTable:
     def cursor(self) -> ICursor:
         """See :class:`ITable`."""
         return self._table.cursor()
+
+    def sweep(self) -> ICursor:
+        """Walk through the table, partial keys or not; see :class:`ISweptTable`."""
+        return sweep(self._table)
 
     def refusal(self, operation: str) -> ReadOnlyError | None:
         """See :class:`IRefusing`."""

@@ -50,7 +50,9 @@ _OPENERS = {
     "lmdb": "socketmap_memcache.tables.lmdb:open_lmdb",
     "memcache": "socketmap_memcache.tables.memcache_cf:open_memcache",
     "memory": "socketmap_memcache.tables.memory:open_memory",
+    "pgsql": "socketmap_memcache.tables.pgsql:open_pgsql",
     "proxy": "socketmap_memcache.tables.proxy:open_proxy",
+    "redis": "socketmap_memcache.tables.redis_cf:open_redis",
     "regexp": "socketmap_memcache.tables.regexp:open_regexp",
     "socketmap": "socketmap_memcache.tables.socketmap:open_socketmap",
     "sqlite": "socketmap_memcache.tables.sqlite:open_sqlite",
@@ -62,7 +64,7 @@ _OPENERS = {
 _FILES = {"btree": ".db", "hash": ".db", "lmdb": ".lmdb"}
 
 # Types whose openers take ``create``.
-_CREATE = {*_FILES, "memcache"}
+_CREATE = {*_FILES, "memcache", "pgsql"}
 
 #: Where Postfix has these sockets, unless its ``queue_directory`` was changed.
 PROXYMAP_SOCKET = "/var/spool/postfix/private/proxymap"
@@ -79,6 +81,8 @@ class TableContext:
     :ivar proxywrite_socket: the same of ``proxywrite``.
     :ivar timeout: seconds that an operation may take on a table that can hang; memcache: has its own.
     :ivar fold_keys: whether tables of fixed strings fold keys to lower case; no for ``map -f``.
+    :ivar workers: how many processes of the service will have each table open.
+    :ivar apart: filled while opening: tables that each process has for itself, in its memory.
     :ivar creates: whether files may be made. If not, a file that the service would make is a warning, and its table is
         one in memory.
     """
@@ -90,6 +94,8 @@ class TableContext:
     timeout: float = 10.0
     fold_keys: bool = True
     creates: bool = True
+    workers: int = 1
+    apart: list[str] = attrs.Factory(list)
     _opening: list[str] = attrs.Factory(list)
 
     @property
@@ -113,14 +119,16 @@ class TableContext:
             directory = "" if Path(file).parent.exists() else ", in a directory that has to be made before"
             text = f"table {spec}: {file} does not exist yet: the service makes it when it starts{directory}"
             self.warnings.append(Problem(text))
-            return self.open_table(f"memory:{name}")
+            table = self.open_table(f"memory:{name}")
+            self.apart.remove(table.name)  # the service will have one that is shared
+            return table
         opener = _find_opener(kind, spec)
         self._opening.append(spec)
         try:
             if create and kind in _CREATE:
                 creating_opener: Any = opener
-                table: ITable = creating_opener(name, self, create=True)
-                return table
+                created: ITable = creating_opener(name, self, create=True)
+                return created
             return opener(name, self)
         finally:
             self._opening.pop()

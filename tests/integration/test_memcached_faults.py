@@ -181,17 +181,18 @@ class TestKilled:
 class TestFrozen:
     @pytest.mark.parametrize(
         "name, least, most",
-        [pytest.param("unix-once", 0.9, 2.5, id="one-try"), pytest.param("inet-twice", 2.9, 5.0, id="two-tries")],
+        [pytest.param("unix-once", 0.9, 2.5, id="one-try"), pytest.param("inet-twice", 1.4, 4.0, id="two-tries")],
     )
     def test_timeout(self, site: Site, name: str, least: float, most: float) -> None:
-        """A look-up times out after the tries and pauses that its table allows."""
+        """A look-up times out after its time limit; with more tries, when the server does not answer a probe either."""
         server = name.partition("-")[0]
         site.memcacheds[server].freeze()
         with site.client() as client:
             begun = time.monotonic()
             answer = client.ask(name, b"key1")
             seconds = time.monotonic() - begun
-        assert answer == f"TIMEOUT memcached {site.memcacheds[server].address}: no answer within 1 s".encode()
+        assert answer.startswith(f"TIMEOUT memcached {site.memcacheds[server].address}".encode())
+        assert b": no answer within " in answer
         assert least < seconds < most
 
     def test_others(self, site: Site) -> None:

@@ -27,8 +27,18 @@ def documented(file: str, title: str, underline: str) -> list[tuple[str, str]]:
 
 
 def test_service() -> None:
-    """README.rst has each parameter of the service once, with its default."""
-    assert documented("README.rst", "Parameters of the service", "=") == sorted(DEFAULTS.items())
+    """README.rst, and the documents of limits and workers, have each parameter of the service once, with its default."""
+    found = documented("README.rst", "Parameters of the service", "=")
+    for file in ("docs/limits.rst", "docs/workers.rst"):
+        found += documented(file, "Parameters", "-")
+    assert sorted(found) == sorted(DEFAULTS.items())
+
+
+def test_limits() -> None:
+    """The lines of main.cf that docs/limits.rst shows set parameters that exist."""
+    shown = re.findall(r"^    (\w+) = \d+$", (ROOT / "docs/limits.rst").read_text(), re.MULTILINE)
+    assert shown == ["client_limit", "request_limit"]
+    assert DEFAULTS.keys() >= set(shown)
 
 
 def test_greylisting() -> None:

@@ -18,6 +18,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from socketmap_memcache import descriptors
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.policies.interface import IPolicyType
 from socketmap_memcache.protocols.netstring import encode
@@ -235,6 +236,20 @@ class TestReload(ServiceTests):
         self.reactor.advance(10)
         assert len(self.reactor.getDelayedCalls()) == 1  # that of the idle clients
 
+    def test_host_names(self) -> None:
+        """After a reload a server with a name has a new client, which looks it up; one with an address has its own."""
+        for name, server in (("name", "mc.example"), ("address", "192.0.2.1")):
+            self.path.with_name(f"{name}.cf").write_text(f"memcache = inet:{server}:1\n")
+        directory = self.path.parent
+        text = f"tables = n=memcache:{directory}/name.cf a=memcache:{directory}/address.cf\n"
+        service = self.start(text)
+        before = {server.host: client for (server, _), client in service._pool._clients.items()}
+        self.successResultOf(self.reload(service, text))
+        after = {server.host: client for (server, _), client in service._pool._clients.items()}
+        assert after.keys() == {"mc.example", "192.0.2.1"}
+        assert after["mc.example"] is not before["mc.example"]
+        assert after["192.0.2.1"] is before["192.0.2.1"]
+
     def test_second_during_a_reload(self) -> None:
         """A reload that is asked for during another is done after it, once, however often it was asked for."""
         service = self.start("tables = a=static:1\n")
@@ -275,6 +290,37 @@ class TestReload(ServiceTests):
         self.successResultOf(done)
         assert service._pool._clients == {}
         assert self.reactor.getDelayedCalls() == []
+
+
+class TestLimits(ServiceTests):
+    def test_of_all(self) -> None:
+        """All listeners have the same limits, and a reload changes them."""
+        service = self.start(
+            "tables = a=static:x\ntcp_table_listen = a=inet:127.0.0.1:2\nclient_limit = 2\nrequest_limit = 3\n"
+        )
+        (tcp_table_factory,) = service._tcp_table_factories
+        for factory in (service._factory, tcp_table_factory):
+            assert factory.entrance is service._entrance
+            assert factory.pipelined is service._pipelined
+        assert (service._entrance.limit, service._pipelined.limit) == (2, 3)
+        self.path.write_text("tables = a=static:x\nclient_limit = 5\nrequest_limit = 6\n")
+        service.reload()
+        self.reactor.pool.run()
+        assert (service._entrance.limit, service._pipelined.limit) == (5, 6)
+
+    def test_descriptors(self) -> None:
+        """Where the process may not have so many descriptors, there are fewer clients, and the log says so."""
+        self.patch(descriptors, "raise_limit", lambda: 1024)
+        with capturedLogs() as logs:
+            service = self.start("tables = a=static:x\nclient_limit = 925\n")
+        assert service._entrance.limit == 924
+        assert texts(logs)[0] == (
+            "client_limit is 925, but the process may have 1024 file descriptors only: 924 clients "
+            "can be served at a time (raise LimitNOFILE= in systemd, or ulimit -Hn)"
+        )
+        with capturedLogs() as logs:
+            service = self.start("tables = a=static:x\nclient_limit = 924\n")
+        assert not any_starts_with(logs, "client_limit")
 
 
 class TestTcpTable(ServiceTests):

@@ -43,7 +43,8 @@ class FileTests(ServiceConfigTests):
         """What a file with tables only does not say has its default."""
         config = self.load("tables = a=static:x\n")
         assert [address.text for address in config.socketmap_listen] == ["inet:127.0.0.1:10020"]
-        assert (config.client_idle_timeout, config.shutdown_timeout) == (300, 10)
+        assert (config.client_idle_timeout, config.shutdown_timeout) == (310, 10)
+        assert (config.client_limit, config.request_limit) == (10_000, 2000)
         assert (list(config.policy_listen), list(config.policies.policies)) == ([], [])
         assert config.path == self.path
         assert self.context.warnings == []
@@ -62,11 +63,12 @@ class FileTests(ServiceConfigTests):
         config = self.load(
             "socketmap_listen = inet:[::1]:1, unix:/a:mode=660\n  tcp:2\n"
             "tables = a=static:x,b=inline:{k=v}\n"
-            "client_idle_timeout = 10m\nshutdown_timeout = 0\n"
+            "client_idle_timeout = 10m\nshutdown_timeout = 0\nclient_limit = 1\nrequest_limit = 0\n"
         )
         assert [address.text for address in config.socketmap_listen] == ["inet:[::1]:1", "unix:/a:mode=660", "tcp:2"]
         assert {name: table.name for name, table in config.tables.items()} == {"a": "static:x", "b": "inline:{k=v}"}
         assert (config.client_idle_timeout, config.shutdown_timeout) == (600, 0)
+        assert (config.client_limit, config.request_limit) == (1, 0)
         assert self.context.warnings == []
         config.close()
 
@@ -235,7 +237,7 @@ class PolicyTests(ServiceConfigTests):
         """A policy cannot give the service's own parameters other defaults."""
         self.use(ScriptedType("one", {"tables": "a=static:x", "client_idle_timeout": "1s"}))
         config = self.load("policies = one\n")
-        assert (dict(config.tables), config.client_idle_timeout) == ({}, 300)
+        assert (dict(config.tables), config.client_idle_timeout) == ({}, 310)
 
     def test_errors(self) -> None:
         """All that is wrong with policies is found at once, with the line; what was opened is closed."""

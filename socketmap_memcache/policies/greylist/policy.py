@@ -76,11 +76,15 @@ class GreylistType:
 def _open_table(parameters: Parameters, context: TableContext) -> ITable:
     name = "greylist_table"
     spec = parameters.text(name, PARAMETERS[name])
+    apart = len(context.apart)
     try:
         table = open_with_options(spec, context, create=True)
     except ConfigurationError as error:
         parameters.adopt(name, error.problems)
         return FailTable("fail:greylist_table")
+    if context.workers > 1 and len(context.apart) > apart:
+        text = f"{name} = {spec}: each of the {context.workers} workers would have a greylist of its own in memory"
+        parameters.error(name, f"{text}; use a table that they can share, such as lmdb:, or workers = 1")
     refusal = refusal_of(table, "update")
     if refusal is not None:
         parameters.error(name, f"{name} = {spec}: {refusal}")

@@ -48,6 +48,10 @@ _CLASSES = {
 _MANY_REPEATS = 4
 
 
+# Where in a set a member is. After an item a minus makes a range with what follows; after a class it only looks so.
+_ITEM, _AFTER_ITEM, _AFTER_CLASS, _RANGE_END = range(4)
+
+
 @attrs.frozen
 class Expression:
     """What a list says between its slashes.
@@ -84,6 +88,8 @@ def translate(text: bytes) -> Expression:
         elif kind == "group":
             parts.append(_group(value))
             joinable &= not value.startswith((b"P", b"'")) and (value[:1] != b"<" or value in {b"<=", b"<!"})
+        elif value == b"[":  # Python would say the same, and before that warn of what else it might mean
+            raise ValueError("bad regular expression: unterminated character set")
         else:
             parts.append(value)
             if value in {b"*", b"+", b"{"}:
@@ -107,15 +113,23 @@ def _set(text: bytes) -> bytes:
     """Translate ``[...]``. What Python may give a meaning of its own some day is written with a backslash."""
     opening = b"[^" if text.startswith(b"[^") else b"["
     parts = [opening]
+    place = _ITEM
     for member in _IN_SET.finditer(text, len(opening), len(text) - 1):
         if member["name"] is not None:
             if member["name"] not in _CLASSES:
                 raise ValueError(f"{member[0].decode(errors='replace')} is not supported in a regular expression")
             parts.append(_CLASSES[member["name"]])
-        elif member["escape"] is not None:
+            place = _AFTER_CLASS
+            continue
+        if member["escape"] is not None:
             parts.append(rb" \t" if member["escape"] == b"h" else _character(member["escape"], _SAME_IN_SET))
+        elif member[0] == b"-" and place in {_AFTER_ITEM, _AFTER_CLASS}:
+            parts.append(b"-" if place == _AFTER_ITEM else rb"\-")
+            place = _RANGE_END if place == _AFTER_ITEM else _ITEM
+            continue
         else:
-            parts.append(b"\\" + member[0] if member[0] in b"[]&|~" else member[0])
+            parts.append(b"\\" + member[0] if member[0] in b"[]&|~-" else member[0])
+        place = _ITEM if place == _RANGE_END else _AFTER_ITEM
     return b"".join(parts) + b"]"
 
 

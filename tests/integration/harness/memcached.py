@@ -20,12 +20,14 @@ class Memcached(Server):
     :ivar address: ``unix:/path`` or ``inet:127.0.0.1:port``, as a ``.cf`` file wants it.
     """
 
-    def __init__(self, directory: Path, *, tcp: bool = False, options: Sequence[str] = ()) -> None:
-        """:param options: more arguments for memcached, for example ``("-I", "2m")``."""
-        if tcp:
-            port = free_port()
-            self.address = f"inet:127.0.0.1:{port}"
-            listen = ["-l", "127.0.0.1", "-p", str(port)]
+    def __init__(self, directory: Path, *, tcp: bool = False, place: str = "", options: Sequence[str] = ()) -> None:
+        """:param place: instead of ``tcp``: the loopback address and port to listen on, for example 127.1.2.3:11211.
+        :param options: more arguments for memcached, for example ``("-I", "2m")``.
+        """
+        if tcp or place:
+            host, _, port = (place or f"127.0.0.1:{free_port()}").partition(":")
+            self.address = f"inet:{host}:{port}"
+            listen = ["-l", host, "-p", port]
         else:
             path = directory / "memcached.sock"
             self.address = f"unix:{path}"

@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, Request, StreamConnection, StreamFactory
+from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, SLICE, Request, StreamConnection, StreamFactory
 from socketmap_memcache.protocols.netstring import NetstringReader, encode
 from tests.unit.listeners.transports import Client
 
@@ -204,15 +204,42 @@ class TestPauses(StreamTests):
         assert len(self.server.asked) == IN_FLIGHT_LIMIT
         for place in range(count):
             self.server.answer(place)
+            self.clock.advance(0)
             assert len(self.server._requests) <= IN_FLIGHT_LIMIT
         assert self.client.received() == b"".join(payloads)
         assert self.client.is_reading()
 
     def test_many_at_once(self) -> None:
-        """Any number of requests that are answered at once may come in one chunk."""
-        payloads = [b"!%d" % number for number in range(IN_FLIGHT_LIMIT * 3)]
+        """Of requests that are answered at once, and came in one chunk, so many are answered before others' turn."""
+        payloads = [b"!%d" % number for number in range(SLICE * 2 + 1)]
         self.client.send(requests(*payloads))
-        assert self.client.received() == b"".join(payloads)
+        assert self.client.received() == b"".join(payloads[:SLICE])
+        assert not self.client.is_reading()
+        self.clock.advance(0)
+        assert self.client.received() == b"".join(payloads[SLICE:])
+        assert self.client.is_reading()
+
+    def test_replies_between_slices(self) -> None:
+        """A reply that becomes known between two slices does not bring on the next one."""
+        self.client.send(requests(b"a", *[b"!x"] * SLICE))
+        self.server.answer(0)
+        assert len(self.client.received()) == 1 + 2 * (SLICE - 1)
+        self.clock.advance(0)
+        assert self.client.received() == b"!x"
+
+    def test_client_leaves_between_slices(self) -> None:
+        """Nothing is left of a client that leaves when its requests are answered in part."""
+        self.client.send(requests(*[b"!x"] * SLICE * 3))
+        self.client.leave(ConnectionLost())
+        assert len(self.clock.getDelayedCalls()) == 1  # the idle time's
+
+    def test_end_between_slices(self) -> None:
+        """A listener that ends does not begin another slice."""
+        self.client.send(requests(*[b"!x"] * SLICE * 3))
+        self.factory.drain()
+        self.clock.advance(0)
+        assert self.client.received() == b"!x" * SLICE
+        assert self.client.is_closed()
 
     def test_data_during_a_pause(self) -> None:
         """What was received before the pause took effect is kept for later."""
@@ -244,9 +271,73 @@ class TestPauses(StreamTests):
         self.client.unblock()
         with capturedLogs() as logs:
             self.server.answer(*range(IN_FLIGHT_LIMIT))
+            self.clock.advance(0)
         assert len(logs) == 1
         assert self.client.is_closed()
         assert self.client.received() == b"x" * IN_FLIGHT_LIMIT
+
+
+class TestLimits(StreamTests):
+    """What all clients together may have."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.factory.pipelined.limit = 4
+        self.other = Client(self.factory)
+        self.server_of_other = cast(PlainConnection, self.other.protocol)
+
+    def test_requests(self) -> None:
+        """With too many requests of all clients in flight, each has one more at most; all are answered, in order."""
+        self.client.send(requests(b"1", b"2", b"3", b"4"))
+        assert self.factory.pipelined.count == 3
+        self.other.send(requests(b"a", b"b", b"c", b"d"))
+        assert [payload for payload, _ in self.server_of_other.asked] == [b"a", b"b"]
+        assert not self.other.is_reading()
+        assert self.factory.pipelined.count == 4
+        third = Client(self.factory)
+        third.send(requests(b"x", b"y"))
+        assert [payload for payload, _ in cast(PlainConnection, third.protocol).asked] == [b"x"]
+        cast(PlainConnection, third.protocol).answer(0)
+        cast(PlainConnection, third.protocol).answer(1)
+        assert third.received() == b"xy"
+        assert third.is_reading()
+        self.server.answer(3, 2, 1, 0)
+        assert self.factory.pipelined.count == 1
+        self.server_of_other.answer(0, 1, 2, 3)
+        assert self.other.received() == b"abcd"
+        assert self.other.is_reading()
+        assert self.factory.pipelined.count == 0
+
+    def test_one_at_a_time(self) -> None:
+        """Without room for more, clients are served one request after the other."""
+        self.factory.pipelined.limit = 0
+        self.client.send(requests(b"1", b"2"))
+        for place in range(2):
+            assert len(self.server.asked) == place + 1
+            self.server.answer(place)
+        assert self.client.received() == b"12"
+
+    def test_client_leaves(self) -> None:
+        """The requests of a client that has left do not count."""
+        self.client.send(requests(b"1", b"2", b"3", b"4"))
+        self.client.leave(ConnectionLost())
+        assert self.factory.pipelined.count == 0
+        self.server.answer(0, 1, 2, 3)
+        assert self.factory.pipelined.count == 0
+
+    def test_clients(self) -> None:
+        """The listener tells how many clients there are, and each is counted once."""
+        entrance = self.factory.entrance
+        is_open = []
+        for change in (
+            lambda: setattr(entrance, "limit", 2),
+            lambda: self.client.leave(ConnectionDone()),
+            lambda: self.factory.forget(self.server),
+            lambda: setattr(entrance, "limit", 1),
+        ):
+            change()
+            is_open.append(entrance.is_open)
+        assert is_open == [False, True, True, False]
 
 
 class TestIdle(StreamTests):

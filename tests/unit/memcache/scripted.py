@@ -15,6 +15,10 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from socketmap_memcache.memcache.connection import MemcacheConnection
+from socketmap_memcache.memcache.link import PROBE_KEY
+
+#: What a client sends first to a server that it does not trust.
+PROBE = b"get %b\r\n" % PROBE_KEY
 
 
 class ScriptedTransport(StringTransport):
@@ -112,6 +116,13 @@ class ScriptedServer:
         connection = ScriptedConnection(protocol, self.peer)
         self.connections.append(connection)
         attempt.done.callback(protocol)
+        return connection
+
+    def accept_probe(self) -> ScriptedConnection:
+        """Let the only attempt succeed, and answer the probe that follows."""
+        connection = self.accept()
+        assert connection.received() == PROBE
+        connection.send(b"END\r\n")
         return connection
 
     def refuse(self, error: Exception | None = None) -> None:

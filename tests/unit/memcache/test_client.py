@@ -16,10 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import LookupTimeout, TableError, TemporaryError
-from socketmap_memcache.memcache.client import LAST_PROBE, LOG_INTERVAL, PATIENCE, MemcacheClient
+from socketmap_memcache.memcache.client import LOG_INTERVAL, PATIENCE, MemcacheClient
 from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.memcache.link import LAST_PROBE
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER
-from tests.unit.memcache.scripted import ScriptedConnection, ScriptedServer, gets, value
+from tests.unit.memcache.scripted import PROBE, ScriptedConnection, ScriptedServer, gets, value
 
 LIMITS = Limits()
 ONE_TRY = Limits(max_try=1)
@@ -162,23 +163,44 @@ class TestCommands(ClientTests):
 
 class TestTries(ClientTests):
     def test_hang(self) -> None:
-        """A server that hangs is given up after the timeout, asked again after the pause on a new connection, max_try
-        times in all; then the look-up has timed out.
+        """A server that hangs is given up after the timeout; if a new connection does not answer a probe in half of
+        that time either, it is down, and the look-up has failed without waiting for its other tries.
+        """
+        done = self.get(limits=Limits(timeout=3, retry_pause=1, max_try=3))
+        first = self.server.accept()
+        assert first.received() == gets([b"k"])
+        self.clock.advance(2.9)
+        assert not first.is_aborted()
+        self.clock.advance(0.2)
+        assert first.is_aborted()
+        second = self.server.accept()
+        assert second.received() == PROBE
+        self.clock.advance(1.4)
+        self.assertNoResult(done)
+        assert second.received() == b""
+        self.clock.advance(0.2)
+        self.assertFailed(done, "is down: no answer within 1.5 s", LookupTimeout)
+        assert second.is_aborted()
+
+    def test_slow_key(self) -> None:
+        """A server that answers the probe is asked again after the pause, max_try times in all; then the look-up has
+        timed out.
         """
         done = self.get(limits=Limits(timeout=3, retry_pause=5, max_try=3))
+        connection = self.server.accept()
         for _ in range(3):
-            connection = self.server.accept()
             assert connection.received() == gets([b"k"])
             self.clock.advance(2.9)
             assert not connection.is_aborted()
             self.assertNoResult(done)
             self.clock.advance(0.2)
             assert connection.is_aborted()
+            connection = self.server.accept_probe()
             self.clock.advance(4.8)
-            assert not self.server.attempts
+            assert connection.received() == b""
             self.clock.advance(0.2)
         self.assertFailed(done, "no answer within 3 s", LookupTimeout)
-        assert not self.server.attempts
+        assert self.timers() == []
 
     def test_one_try(self) -> None:
         """With max_try = 1 the first failure is the result."""
@@ -187,6 +209,7 @@ class TestTries(ClientTests):
         self.clock.advance(2)
         self.assertFailed(done, "no answer within 2 s", LookupTimeout)
         assert connection.is_aborted()
+        self.server.accept_probe()
         assert self.timers() == []
 
     def test_second_try_succeeds(self) -> None:
@@ -235,15 +258,17 @@ class TestTries(ClientTests):
         self.assertFailed(done, "connection lost")
 
     def test_close_at_once(self) -> None:
-        """A server that closes each connection without an answer is asked max_try times."""
+        """A server that closes each connection without an answer is down after the second."""
         done = self.get()
         self.server.accept().lose()
         self.assertNoResult(done)
-        self.clock.advance(1)
+        other = self.get(b"other")
         self.server.accept().lose()
-        self.assertFailed(done, "connection lost")
-        self.clock.advance(10)
-        assert not self.server.attempts
+        self.assertFailed(other, "is down: connection lost")
+        self.clock.advance(0.1)
+        self.server.refuse()
+        self.clock.advance(0.9)
+        self.assertFailed(done, "is down")
 
     def test_close_between_replies(self) -> None:
         """A connection that worked and is closed between two replies costs nobody a try: the commands go out again."""
@@ -394,7 +419,7 @@ class TestTries(ClientTests):
             while not done.called:
                 self.clock.advance(0.5)
                 if self.server.attempts:
-                    self.server.accept()
+                    self.server.accept_probe() if connection.is_aborted() else self.server.accept()
                 assert self.clock.seconds() - started <= PATIENCE + 0.5
             self.assertFailed(done, "no answer", LookupTimeout)
             assert connection.is_aborted()
@@ -469,7 +494,7 @@ class TestOthers(ClientTests):
         self.assertFailed(bad, "no answer within 1.5 s", LookupTimeout)
         assert connection.is_aborted()
         self.assertNoResult(other)
-        self.server.accept()
+        self.server.accept_probe()
         self.clock.advance(0.4)
         self.assertNoResult(other)
         self.clock.advance(0.1)
@@ -483,13 +508,12 @@ class TestOthers(ClientTests):
         self.clock.advance(1)
         self.assertFailed(quick, "within 1 s", LookupTimeout)
         assert connection.is_aborted()
-        second = self.server.accept()
+        second = self.server.accept_probe()
         assert second.received() == gets([b"slow"])
         self.clock.advance(8.5)
         self.assertNoResult(slow)
         self.clock.advance(0.5)
         self.assertFailed(slow, "within 10 s", LookupTimeout)
-        assert self.timers() == []
 
     def test_late_reply(self) -> None:
         """A reply that comes after its command was given up answers nothing."""
@@ -501,7 +525,7 @@ class TestOthers(ClientTests):
         connection.send(value(b"late", b"1") + b"END\r\n")
         self.assertNoResult(other)
         connection.lose()
-        self.server.accept().send(value(b"other", b"2"))
+        self.server.accept_probe().send(value(b"other", b"2"))
         assert self.successResultOf(other) == b"2"
 
     def test_unsolicited(self) -> None:
@@ -594,6 +618,9 @@ class TestDown(ClientTests):
             self.server.refuse()
             self.clock.advance(0.2)
             connection = self.server.accept()
+            self.assertFailed(self.get(), "is down")
+            assert connection.received() == PROBE
+            connection.send(b"END\r\n")
             done = self.get()
             assert connection.received() == gets([b"k"])
             connection.send(b"END\r\n")
@@ -622,7 +649,7 @@ class TestDown(ClientTests):
             done = self.get(limits=Limits(timeout=3))
             self.server.refuse(error)
             self.assertFailed(done, "is down: no connection within 3 s", LookupTimeout)
-            self.assertFailed(self.get(), "is down: no connection within 3 s")
+            self.assertFailed(self.get(), "is down: no connection within 3 s", LookupTimeout)
 
     def test_connect_never_completes(self) -> None:
         """Commands that wait for a connection time out each in its own time, without another try."""

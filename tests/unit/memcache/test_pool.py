@@ -1,11 +1,15 @@
 from __future__ import annotations
 
-from twisted.internet.testing import MemoryReactorClock
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.memcache.security import Security
 from socketmap_memcache.memcache.server import Server
 
 SERVER = Server.parse("inet:192.0.2.1:11211")
@@ -49,6 +53,60 @@ class TestPool(SynchronousTestCase):
         self.pool.release(client)
         self.failureResultOf(client.get(b"k", Limits()), TemporaryError)
         assert self.pool.memcached(SERVER) is not client
+
+    def test_security(self) -> None:
+        """Tables with the same server, but another password, do not share a client."""
+        first = self.pool.memcached(SERVER, Security(username=b"user", password=b"one"))
+        second = self.pool.memcached(SERVER, Security(username=b"user", password=b"two"))
+        assert first is not second
+        assert first is self.pool.memcached(SERVER, Security(username=b"user", password=b"one"))
+        assert first is self.pool.memcached(SERVER, Security(ca=b"for others", username=b"user", password=b"one"))
+        self.pool.release(second)
+        assert self.is_closed(second)
+        for _ in range(3):
+            assert self.pool._clients
+            self.pool.release(first)
+        assert self.is_closed(first)
+
+    def test_greeting(self) -> None:
+        """A client logs in where there is a username."""
+        client = self.pool.memcached(SERVER, Security(username=b"user", password=b"secret"))
+        answer = client.get(b"k", Limits())
+        factory = self.reactor.tcpClients[0][2]
+        transport = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.1", 11211))
+        protocol: Any = cast(Any, factory).buildProtocol(transport.getPeer())
+        transport.protocol = protocol  # type: ignore[attr-defined]
+        protocol.makeConnection(transport)
+        assert transport.value() == b"set auth 0 -1 11\r\nuser secret\r\n"
+        transport.clear()
+        transport.setTcpNoDelay = transport.setTcpKeepAlive = lambda _: None  # type: ignore[attr-defined]
+        protocol.dataReceived(b"STORED\r\n")
+        assert transport.value() == b"get k\r\n"
+        transport.protocol.dataReceived(b"VALUE k 0 1\r\nv\r\nEND\r\n")  # type: ignore[attr-defined]
+        assert self.successResultOf(answer) == b"v"
+
+    def test_refresh(self) -> None:
+        """After a refresh, servers that have a name get new clients; the old ones go on for those who have them."""
+        named = Server.parse("inet:mc.example:11211")
+        before = {server: self.pool.memcached(server) for server in (SERVER, named, Server.parse("unix:/run/mc"))}
+        self.pool.refresh()
+        after = {server: self.pool.memcached(server) for server in before}
+        assert [server for server in before if before[server] is not after[server]] == [named]
+        self.pool.release(before[named])
+        assert self.is_closed(before[named])
+        assert after[named] is self.pool.memcached(named)
+        assert not self.is_closed(after[named])
+
+    def test_debts(self) -> None:
+        """The client that takes the place of another owes the server the deletes that the other one still owed."""
+        named = Server.parse("inet:mc.example:11211")
+        before = self.pool.memcached(named)
+        before.owe(b"k")
+        self.pool.refresh()
+        after = self.pool.memcached(named)
+        assert len(after._owed) == 0
+        self.pool.release(before)
+        assert len(after._owed) == 1
 
     def test_memory(self) -> None:
         """Memory is never shared, and closed on its own."""

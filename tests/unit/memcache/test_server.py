@@ -5,7 +5,8 @@ from typing import Any, cast
 import pytest
 from twisted.internet import error as errors
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import (
     IHostnameResolver,
@@ -19,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from socketmap_memcache.memcache.greeting import Greeter
 from socketmap_memcache.memcache.server import Server
 
 
@@ -43,6 +45,27 @@ def test_parse(text: str, host: str, port: int, path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text, host, port",
+    [
+        ("tls:mc.example:11211", "mc.example", 11211),
+        ("tls:[2001:db8::1]:11211", "2001:db8::1", 11211),
+        ("tls:11211", "localhost", 11211),
+    ],
+)
+def test_parse_tls(text: str, host: str, port: int) -> None:
+    """A server that speaks TLS is written as any other, with ``tls:`` in place of ``inet:``."""
+    assert Server.parse(text) == Server(text, host, port, tls=True)
+
+
+def test_has_address() -> None:
+    """A path or an address stays what it is; what a name stands for may change."""
+    for text in ("inet:192.0.2.1:11211", "tls:[2001:db8::1]:11211", "unix:/run/mc"):
+        assert Server.parse(text).has_address
+    for text in ("inet:mc:11211", "tls:mc:11211", "inet:11211"):
+        assert not Server.parse(text).has_address
+
+
+@pytest.mark.parametrize(
     "text, reason",
     [
         ("", "is not a server"),
@@ -61,6 +84,9 @@ def test_parse(text: str, host: str, port: int, path: str) -> None:
         ("inet:mc:-1", "unknown port '-1'"),
         ("inet:127.0.0.1", "unknown port '127.0.0.1'"),
         ("inet:mc:no-such-service", "unknown port"),
+        ("tls:", "write tls:host:port"),
+        ("tls:mc:0", "port 0 is not between 1 and 65535"),
+        ("tls:2001:db8::1:11211", "write tls:host:port"),
     ],
 )
 def test_parse_error(text: str, reason: str) -> None:
@@ -146,6 +172,43 @@ class TestConnect(SynchronousTestCase):
         self.reactor.advance(0.1)
         assert [client[0] for client in self.reactor.tcpClients] == ["192.0.2.1", "192.0.2.2"]
         self.reactor.advance(3)
+
+    def test_all_addresses(self) -> None:
+        """When one address of a name refuses, the next one is connected to."""
+        done = self.connect("inet:mc:11211")
+        self.resolver.answer("192.0.2.1", "192.0.2.2")
+        self.reactor.advance(0.1)
+        first, second = (cast(Any, client[2]) for client in self.reactor.tcpClients)
+        first.clientConnectionFailed(None, Failure(errors.ConnectionRefusedError()))
+        self.assertNoResult(done)
+        protocol = second.buildProtocol(IPv4Address("TCP", "192.0.2.2", 11211))
+        protocol.makeConnection(StringTransport())
+        assert isinstance(self.successResultOf(done), Protocol)
+
+    def test_name_again(self) -> None:
+        """A name is looked up anew for each connection."""
+        for host in ("192.0.2.1", "192.0.2.2"):
+            self.connect("inet:mc:11211").addErrback(lambda _: None)
+            self.resolver.answer(host)
+            self.reactor.advance(0.1)
+            assert self.reactor.tcpClients.pop()[0] == host
+            self.reactor.advance(3)
+
+    def test_greeting(self) -> None:
+        """What a greeter makes of the endpoint is what comes of the connection, within the same time limit."""
+        greeted: Deferred[Any] = Deferred()
+
+        class ScriptedGreeter:
+            def connect(self, endpoint: TCP4ClientEndpoint, factory: Factory) -> Deferred[Any]:
+                assert isinstance(endpoint, TCP4ClientEndpoint)
+                return greeted
+
+        greeter = cast(Greeter, ScriptedGreeter())
+        done = Server.parse("tls:192.0.2.1:11211").connect(self.reactor, self.factory, 3, greeter)
+        self.reactor.advance(2.9)
+        self.assertNoResult(done)
+        self.reactor.advance(0.1)
+        self.failureResultOf(done, CancelledError)
 
     def test_slow_name(self) -> None:
         """The time limit holds for the look-up of the name too."""

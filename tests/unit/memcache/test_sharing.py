@@ -36,7 +36,7 @@ class TestSharing(ClientTests):
         for done in waiting:
             self.assertFailed(done, "is down")
         self.clock.advance(0.1)
-        connection = self.server.accept()
+        connection = self.server.accept_probe()
         done = self.get(limits=limits)
         assert connection.received() == b"get k\r\n"
         connection.send(b"END\r\n")

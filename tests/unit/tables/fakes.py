@@ -15,7 +15,8 @@ from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.key_format import KeyFormat
 from socketmap_memcache.tables.match_list import MatchList
-from socketmap_memcache.tables.memcache import MemcacheTable, Settings
+from socketmap_memcache.tables.memcache import MemcacheTable
+from socketmap_memcache.tables.memcache_settings import LeaseSettings, Settings
 from socketmap_memcache.tables.read_only import ItemsCursor
 
 Answer = bytes | Exception | None
@@ -131,6 +132,7 @@ def open_table(
         domain=domain,
         fold_keys=parameters.get("fold_keys", True),
         limits=Limits(data_size_limit=parameters.get("data_size_limit", 10240)),
+        leases=parameters.get("leases", LeaseSettings()),
     )
     return MemcacheTable("memcache:/x.cf", settings, cache, backup, cast(ClientPool, FakePool()))
 

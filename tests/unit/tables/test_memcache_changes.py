@@ -302,7 +302,8 @@ class TestStale(ChangeTests):
         self.failureResultOf(failing, TemporaryError)
         self.lookup(self.table)
         self.assertTrace("get b'k'", "backup b'k'", "set b'k' b'v' 0 3600")
-        assert self.table._changing == {}
+        assert self.table._changes._queries is not None
+        assert self.table._changes._queries._changing == {}
 
     def test_other_keys(self) -> None:
         """Changes of other keys are no matter."""

@@ -13,7 +13,8 @@ from socketmap_memcache.memcache.client import PATIENCE, MemcacheClient
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.memory import MemoryCache
 from socketmap_memcache.memcache.pool import ClientPool
-from socketmap_memcache.tables.memcache import MemcacheTable, Settings
+from socketmap_memcache.tables.memcache import MemcacheTable
+from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.registry import TableContext
 
 
@@ -82,7 +83,7 @@ class OpenMemcacheTests(SynchronousTestCase):
         assert (settings.key_digest, settings.fold_keys) == ("md5", False)
         assert settings.domain is not None
         assert settings.domain.match_address(b"a@example.com") is True
-        assert settings.limits == Limits(5, 3, 4, 2, 1)
+        assert settings.limits == Limits(5, 3, 4, 2, 1, backed=True)
         assert self.context.warnings == []
 
     def test_shared_client(self) -> None:

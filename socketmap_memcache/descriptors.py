@@ -1,0 +1,27 @@
+"""How many file descriptors the process may have."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+
+#: Descriptors kept for what is not a client: logs, tables, servers behind tables, files that are read at a reload.
+SPARE = 100
+
+
+def raise_limit() -> int:
+    """Raise the process's limit (RLIMIT_NOFILE) as far as it may itself, and give the limit that holds then.
+
+    Most systems start processes with 1024, which is made for select(2), and let them have far more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):  # where the system has a limit of its own below that
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return 2**31 - 1 if soft == resource.RLIM_INFINITY else soft
+
+
+def left_for_clients(limit: int) -> int:
+    """Give how many clients there can be with a limit; each takes one descriptor."""
+    return max(limit - SPARE, limit // 2)

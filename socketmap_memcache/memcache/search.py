@@ -1,0 +1,88 @@
+"""A look-up that goes from server to server, until one has the key or it is known that none has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from socketmap_memcache.asker import Asker
+from socketmap_memcache.memcache.interface import Limits
+from socketmap_memcache.memcache.members import Members
+
+
+class Search:
+    """Asks the usable servers in the order of the ring, as many as there are replicas, and then judges.
+
+    Found at one of them is found. Where none has the key it is *missing* if all its homes say so, or one does that is
+    whole (see :meth:`Members.is_whole`): a server that is down must not make every new key fail. Otherwise the homes
+    that did not answer are asked once more, with all tries; and then it has *failed*: one of them may have it.
+    """
+
+    __slots__ = (
+        "_asker",
+        "_failure",
+        "_insisted",
+        "_key",
+        "_limits",
+        "_members",
+        "_misses",
+        "_once",
+        "_token",
+        "_tried",
+    )
+
+    def __init__(self, members: Members, key: bytes, limits: Limits, once: Limits, asker: Asker, token: Any) -> None:
+        """:param once: the limits, with one try."""
+        self._members = members
+        self._key = key
+        self._limits = limits
+        self._once = once
+        self._asker = asker
+        self._token = token
+        self._misses: set[int] = set()
+        self._tried: set[int] = set()
+        self._insisted: set[int] = set()
+        self._failure: Failure | None = None
+
+    def begin(self) -> None:
+        """Ask the first server."""
+        self._go_on()
+
+    def answered(self, value: bytes | None, index: int) -> None:
+        """Hear what a server has; see :class:`Asker`."""
+        if value is not None:
+            self._asker.answered(value, self._token)
+            return
+        self._tried.add(index)
+        self._misses.add(index)
+        self._go_on()
+
+    def failed(self, failure: Failure, index: int) -> None:
+        """Hear that a server has failed; see :class:`Asker`."""
+        self._tried.add(index)
+        self._failure = failure
+        self._go_on()
+
+    def _go_on(self) -> None:
+        members = self._members
+        if len(self._misses) < members.rule.replicas:
+            for index in members.reach(self._key):
+                if index not in self._tried and members.clients[index].usable:
+                    self._ask(index, self._once)
+                    return
+        homes = members.homes(self._key)
+        misses = [index for index in homes if index in self._misses]
+        if len(misses) == len(homes) or any(map(members.is_whole, misses)):
+            self._asker.answered(None, self._token)
+            return
+        for index in homes:
+            if index not in self._misses and index not in self._insisted:
+                self._insisted.add(index)
+                self._ask(index, self._limits)
+                return
+        assert self._failure is not None
+        self._asker.failed(self._failure, self._token)
+
+    def _ask(self, index: int, limits: Limits) -> None:
+        self._members.clients[index].get_for(self._key, limits, self, index)

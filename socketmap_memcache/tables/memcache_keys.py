@@ -1,0 +1,62 @@
+"""The keys of a ``memcache:`` table: which are looked up at all, and as what in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from socketmap_memcache.errors import TemporaryError
+from socketmap_memcache.protocols.memcache import KEY_LIMIT, has_forbidden
+from socketmap_memcache.tables.memcache_settings import Settings
+from socketmap_memcache.tables.under_way import UnderWay
+
+
+class CacheKeys:
+    """Makes the cache's keys, by ``key_format`` and ``key_digest``, of those that ``domain`` lets through."""
+
+    def __init__(self, table: str, settings: Settings, under_way: UnderWay) -> None:
+        """:param table: its name, for errors.
+
+        :param under_way: counts what waits for the domain list.
+        """
+        self._table = table
+        self._settings = settings
+        self._under_way = under_way
+        self._plain = None if settings.key_digest else settings.key_format.plain
+
+    def cache_key(self, key: bytes) -> bytes | None:
+        """Make the key that the cache is asked for, or ``None`` for one that is skipped."""
+        if self._plain is not None:
+            before, after = self._plain
+            cache_key = before + key + after
+            return None if has_forbidden(cache_key) else cache_key
+        expanded = self._settings.key_format.expand(key)
+        if expanded is not None and self._settings.key_digest:
+            return hashlib.new(self._settings.key_digest, expanded, usedforsecurity=False).hexdigest().encode()
+        return None if expanded is None or has_forbidden(expanded) else expanded
+
+    def cache_keys(self, keys: list[bytes | None]) -> list[bytes | None]:
+        """Make the cache's keys of many; what is no key (empty, or ``None``) is skipped."""
+        present = [key for key in keys if key]
+        if self._plain == (b"", b"") and len(present) == len(keys) and not has_forbidden(b"".join(present)):
+            return keys
+        return [self.cache_key(key) if key else None for key in keys]
+
+    def too_long(self, cache_key: bytes) -> TemporaryError:
+        """Give the error for a key that memcached would refuse. Postfix asks all the same, and hears so much later."""
+        return TemporaryError(f"{self._table}: the cache key has {len(cache_key)} bytes; memcached takes {KEY_LIMIT}")
+
+    def if_in_domain(self, key: bytes, action: Callable[[bytes], Deferred[Any]], skipped: object) -> Deferred[Any]:
+        """Do something with a key if its domain is looked up.
+
+        :param skipped: the result if it is not.
+        """
+        domain = self._settings.domain
+        match = domain is None or domain.match_address(key)
+        if isinstance(match, Deferred):
+            self._under_way.count += 1
+            return match.addCallback(lambda yes: action(key) if yes else skipped).addBoth(self._under_way.done)
+        return action(key) if match else succeed(skipped)
