@@ -16,6 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
+
 #: Clients that are served before the reactor looks at all others; the rest come after them.
 READY_LIMIT = 256
 
@@ -81,23 +83,26 @@ class ClientPoll:
         return "clients"
 
     def doRead(self) -> None:
-        """Serve the clients that are ready."""
-        transports = self._transports
-        for descriptor, _ in self._epoll.poll(0, READY_LIMIT):
-            transport = transports.get(descriptor)
-            if transport is None:  # one before it has put an end to it
-                continue
-            try:
-                reason = transport.doRead()
-            except Exception as error:  # noqa: BLE001 (as in the reactor: whatever happens ends one connection)
-                self._log.failure(_UNFORESEEN)
-                reason = error
-            if reason is None:
-                continue
-            try:
-                self._end(transport, reason)
-            except Exception:  # noqa: BLE001 (the reactor would read for none of the clients any more)
-                self._log.failure(_UNFORESEEN)
+        """Serve the clients that are ready; what they ask of others leaves together."""
+        with WRITES_TOGETHER:
+            for descriptor, _ in self._epoll.poll(0, READY_LIMIT):
+                self._serve(descriptor)
+
+    def _serve(self, descriptor: int) -> None:
+        transport = self._transports.get(descriptor)
+        if transport is None:  # one before it has put an end to it
+            return
+        try:
+            reason = transport.doRead()
+        except Exception as error:  # noqa: BLE001 (as in the reactor: whatever happens ends one connection)
+            self._log.failure(_UNFORESEEN)
+            reason = error
+        if reason is None:
+            return
+        try:
+            self._end(transport, reason)
+        except Exception:  # noqa: BLE001 (the reactor would read for none of the clients any more)
+            self._log.failure(_UNFORESEEN)
 
     def connectionLost(self, reason: Failure) -> None:
         """Hear that the reactor ends; the clients' transports are ended by those who made them."""
