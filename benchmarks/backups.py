@@ -11,23 +11,25 @@ from contextlib import closing
 from pathlib import Path
 
 from benchmarks.load import Load, Result
+from benchmarks.rows import Row
+from benchmarks.service import InstalledService
+from benchmarks.session import Bench
 from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.postfix import Postfix
 from tests.integration.harness.processes import scratch_directory, write_config
-from tests.integration.harness.service import Service
 
 CONNECTIONS = 64
 
 _INDEXED = ("lmdb", "hash", "btree", "cdb")
 
 
-def measure_backups(count: int, report: Callable[[Result], None]) -> None:
+def measure_backups(bench: Bench) -> Iterator[Row]:
     """Measure each type that can be opened here: one pass over the keys after memcached was emptied, then another.
 
-    :param count: keys in each table.
-    :param report: gets each result as it comes.
+    :return: no rows: there is nothing to compare with.
     :raises RuntimeError: a look-up failed or was not found.
     """
+    count = bench.backup_keys
     with scratch_directory() as directory, Memcached(directory) as memcached:
         names = [f"user{number}@example.com" for number in range(count)]
         hosts = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(count)]
@@ -39,9 +41,10 @@ def measure_backups(count: int, report: Callable[[Result], None]) -> None:
             backups["proxy"] = f"proxy:btree:{directory}/btree"
             postfix.start()
         try:
-            _measure(memcached, postfix, directory, backups, count, report)
+            _measure(memcached, postfix, directory, backups, count, bench.report)
         finally:
             postfix.stop()
+    yield from ()
 
 
 def _measure(
@@ -61,7 +64,7 @@ def _measure(
         tables.append((kind, f"{kind}=memcache:{cf}"))
     proxymap = postfix.proxy_sockets[0]
     config = f"proxymap_socket = {proxymap}\ntables = {' '.join(table for _, table in tables)}\n"
-    with Service(directory, config) as service:
+    with InstalledService(directory / "service", config) as service:
         for kind, _ in tables:
             load = Load(directory / ("hosts" if kind == "cidr" else "names"), 0)
             memcached.flush()

@@ -15,6 +15,9 @@ from socketmap_memcache.protocols.memcache_meta import meta_delete, meta_get, me
 #: What servers without meta commands say, and one that takes ``mg`` for something else.
 _UNSUPPORTED = {b"ERROR", b"CLIENT_ERROR", b"EN"}
 
+#: Done; the first releases of 1.6 say OK.
+_DONE = {b"HD", b"OK"}
+
 
 class _MetaCommand(Command):
     __slots__ = ()
@@ -70,10 +73,10 @@ class Refill(_MetaCommand):
         super().__init__(key, meta_set(key, value, flags, ttl, cas), limits, asker, token)
 
     def result(self, reply: Reply) -> bool:
-        if reply.status not in {b"HD", b"EX", b"NF", b"NS"}:
+        if reply.status not in _DONE | {b"EX", b"NF", b"NS"}:
             # As with set: the data may have been taken for a second command.
             raise MemcacheError(f"unexpected reply {reply.status[:30]!r}")
-        return reply.status == b"HD"
+        return reply.status in _DONE
 
 
 class GiveUp(_MetaCommand):
@@ -85,6 +88,6 @@ class GiveUp(_MetaCommand):
         super().__init__(key, meta_delete(key, cas), limits, asker, token)
 
     def result(self, reply: Reply) -> bool:
-        if reply.status not in {b"HD", b"EX", b"NF"}:
+        if reply.status not in _DONE | {b"EX", b"NF"}:
             raise unexpected(reply)
-        return reply.status == b"HD"
+        return reply.status in _DONE

@@ -1,4 +1,4 @@
-"""The meta commands of memcached (doc/protocol.txt in its source) that leases need, since 1.6.10 as they are here.
+"""The meta commands of memcached (doc/protocol.txt in its source) that leases need.
 
 What 1.6.18 does, and the documentation does not say:
 

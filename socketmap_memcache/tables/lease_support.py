@@ -53,7 +53,7 @@ class LeaseSupport:
             self._logged = True
             self._log.warn(
                 "{table}: look-ups go on without leases, now and then they are tried again (lease = yes needs a direct "
-                "connection to memcached 1.6.10 or newer; logged once): {error}",
+                "connection to memcached 1.6; logged once): {error}",
                 table=self._table,
                 error=error,
             )

@@ -333,7 +333,7 @@ class TestSlowStores:
             assert seconds_since(begin) < 8
         finally:
             backed.memcached.thaw()
-        assert delayed(backed.second.ask("hung", **client))
+        wait_until(lambda: delayed(backed.second.ask("hung", **client)), "the delay is over", 5)
 
     def test_slow(self, directory: Path) -> None:
         """A store that takes 2 s for each look-up is asked in vain; one that is just in time decides."""

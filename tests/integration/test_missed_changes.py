@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import deferLater
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from socketmap_memcache.errors import TableError
@@ -39,7 +42,7 @@ class Cable:
                 super().connectionMade()
                 cable._ends.add(self)
 
-            def connectionLost(self, reason: Any) -> None:
+            def connectionLost(self, reason: Failure = connectionDone) -> None:
                 super().connectionLost(reason)
                 cable._ends.discard(self)
 
@@ -55,7 +58,7 @@ class Cable:
 
     def cut(self) -> Deferred[Any] | None:
         for end in list(self._ends):
-            end.transport.abortConnection()
+            cast(ITCPTransport, end.transport).abortConnection()
         listening, self._listening = self._listening, None
         return listening.stopListening() if listening is not None else None
 

@@ -69,3 +69,9 @@ def test_shared_table() -> None:
     for file in ("README.rst", "docs/greylisting.rst"):
         (shown,) = re.findall(r"memcache = inet:memcached.*\n(?: +.*\n)+", (ROOT / file).read_text())
         assert re.search(r"^ +ttl = 0$", shown, re.MULTILINE), file
+
+
+def test_all_documents() -> None:
+    """README.rst names each document, and none that does not exist."""
+    named = set(re.findall(r"``(docs/[\w-]+\.rst)``", (ROOT / "README.rst").read_text()))
+    assert named == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.rst")}

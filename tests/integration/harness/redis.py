@@ -18,9 +18,13 @@ class RedisServer(Server):
     :ivar address: ``inet:127.0.0.1:port``, as a ``.cf`` file wants it.
     """
 
-    def __init__(self, directory: Path, name: str = "redis", options: Sequence[str] = ()) -> None:
-        """:param options: more arguments, for example ``("--replicaof", "127.0.0.1", "6379")``."""
-        self._password = ""
+    def __init__(
+        self, directory: Path, name: str = "redis", options: Sequence[str] = (), *, password: str = ""
+    ) -> None:
+        """:param options: more arguments, for example ``("--replicaof", "127.0.0.1", "6379")``.
+        :param password: what ``options`` say that it wants to hear before it answers.
+        """
+        self._password = password
         self.port = free_port()
         self.address = f"inet:127.0.0.1:{self.port}"
         self.place = directory / name
@@ -47,6 +51,10 @@ class RedisServer(Server):
         """End :meth:`freeze`."""
         self.send_signal(signal.SIGCONT)
 
+    def end_sessions(self) -> None:
+        """End the connections of all others, as an administrator may."""
+        self.command("CLIENT", "KILL", "TYPE", "normal")
+
     def command(self, *words: str | bytes) -> bytes:
         """Do one thing on a new connection, and return the reply as it comes, without its last line end."""
         raw = [word.encode() if isinstance(word, str) else word for word in words]
@@ -68,8 +76,7 @@ class Sentinel(RedisServer):
 
     def __init__(self, directory: Path, name: str, master: RedisServer, password: str) -> None:
         """:param password: what it wants to hear before it answers."""
-        super().__init__(directory, name)
-        self._password = password
+        super().__init__(directory, name, password=password)
         config = self.place / "sentinel.conf"
         text = [
             f"port {self.port}",

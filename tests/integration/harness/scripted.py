@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from socketmap_memcache.memcache.link import PROBE_KEY
+
 
 class Get:
     """A ``get`` to be answered.
@@ -90,6 +92,9 @@ class ScriptedMemcached:
                     commands.read(int(words[4]) + 2)
                     client.sendall(b"STORED\r\n")
                     continue
+                if words[1] == PROBE_KEY:
+                    client.sendall(b"END\r\n")
+                    continue
                 self.gets.append(words[1])
                 if not self._script(Get(words[1], number, client, self._closing)):
                     return
@@ -97,7 +102,7 @@ class ScriptedMemcached:
 
 @contextmanager
 def scripted_memcached(path: Path, script: Script) -> Iterator[ScriptedMemcached]:
-    """Serve on a UNIX socket; a ``set`` is always stored, and forgotten."""
+    """Serve on a UNIX socket; a ``set`` is always stored, and forgotten, and the client's probes are answered."""
     server = ScriptedMemcached(path, script)
     server.start()
     try:

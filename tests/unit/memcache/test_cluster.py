@@ -383,9 +383,9 @@ class TestStandIns(ClusterTests):
             done = self.get()
             self.clients[0].answer("get", b"0", result=answer)
             assert self.successResultOf(done) == answer
-        done = self.set(ttl=0)
+        stored = self.set(ttl=0)
         self.clients[0].answer("set", b"0", b"v", 0, result=True)
-        assert self.successResultOf(done) is True
+        assert self.successResultOf(stored) is True
         self.assertIdle()
 
     def test_stored_at_the_next(self) -> None:

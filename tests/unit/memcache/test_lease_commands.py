@@ -86,7 +86,13 @@ class TestGetLeased(LeaseCommandTests):
 class TestRefill(LeaseCommandTests):
     def test_answers(self) -> None:
         """It is stored, or somebody has changed or deleted the key."""
-        for reply, stored in ((b"HD\r\n", True), (b"EX\r\n", False), (b"NF\r\n", False), (b"NS\r\n", False)):
+        for reply, stored in (
+            (b"HD\r\n", True),
+            (b"OK\r\n", True),
+            (b"EX\r\n", False),
+            (b"NF\r\n", False),
+            (b"NS\r\n", False),
+        ):
             answer = self.client.refill(b"k", b"v", 5, 60, b"7", ONCE)
             assert self.connection.received() == b"ms k 1 C7 F5 T60\r\nv\r\n"
             self.connection.send(reply)
@@ -116,7 +122,7 @@ class TestRefill(LeaseCommandTests):
 class TestGiveUp(LeaseCommandTests):
     def test_answers(self) -> None:
         """The mark is gone, or somebody has changed or deleted the key before."""
-        for reply, deleted in ((b"HD\r\n", True), (b"EX\r\n", False), (b"NF\r\n", False)):
+        for reply, deleted in ((b"HD\r\n", True), (b"OK\r\n", True), (b"EX\r\n", False), (b"NF\r\n", False)):
             answer = self.client.give_up(b"k", b"7", ONCE)
             assert self.connection.received() == b"md k C7\r\n"
             self.connection.send(reply)

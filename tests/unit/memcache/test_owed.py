@@ -206,13 +206,14 @@ class TestSuspect(OwedTests):
         """While a server is suspect nothing new waits for it where there is another store."""
         self.connect()
         self.get(b"slow", Limits(max_try=1)).addErrback(lambda _: None)
-        assert self.client.usable
+        usable = [self.client.usable]
         self.clock.advance(2)
-        assert not self.client.usable
+        usable.append(self.client.usable)
         self.assertFailed(self.get(b"new", BACKED), "did not answer another command in time")
         waiting = self.get(b"waiting")
         connection = self.server.accept_probe()
-        assert self.client.usable
+        usable.append(self.client.usable)
+        assert usable == [True, False, True]
         assert connection.received() == gets([b"waiting"])
         connection.send(value(b"waiting", b"1"))
         assert self.successResultOf(waiting) == b"1"

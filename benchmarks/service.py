@@ -1,0 +1,26 @@
+"""The service as it is after an installation: compiled, and started by twistd without the tests' own wrapper."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.integration.harness.service import Service
+
+
+class InstalledService(Service):
+    """``twistd -n socketmap-memcache``.
+
+    :ivar environment: what it is started with.
+    """
+
+    def __init__(
+        self, directory: Path, config: str, *, listen: Sequence[str] = (), policy_listen: Sequence[str] = ()
+    ) -> None:
+        """:param directory: is made; it gets the files of this service alone."""
+        directory.mkdir()
+        self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        super().__init__(directory, config, listen=listen, policy_listen=policy_listen, env=self.environment)
+        self.argv = [str(Path(sys.executable).with_name("twistd")), *self.argv[2:]]

@@ -1,0 +1,255 @@
+"""The faults. Each is a function that breaks something of a site for a time, and ends when it is mended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.integration.harness.memcached import Memcached
+from tests.integration.harness.processes import connect, wait_until
+
+from . import network
+from .site import ALLOWANCE, BACKUP_TIMEOUT, TIMEOUT, Site
+
+Break = Callable[[Site, float], None]
+
+
+@attrs.frozen
+class Fault:
+    """One fault.
+
+    :ivar site: the arguments of :func:`.site.site`, as items.
+    :ivar empties: whether memcached loses what it has, or a miss cannot be told from a hit's absence.
+    :ivar drops: whether it ends connections of clients.
+    :ivar backup: whether the backup is broken, so that a look-up may take its time limit, too.
+    :ivar clock: whether the clock is.
+    """
+
+    name: str
+    break_it: Break
+    site: tuple[tuple[str, Any], ...]
+    empties: bool = False
+    drops: bool = False
+    backup: bool = False
+    clock: bool = False
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a look-up may take."""
+        return TIMEOUT + ALLOWANCE + (BACKUP_TIMEOUT if self.backup else 0)
+
+
+def _repeat(seconds: float, pause: float) -> Iterator[None]:
+    """Give turns for a time."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        yield
+        time.sleep(min(pause, max(left, 0)))
+
+
+def nothing(site: Site, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+# memcached.
+
+
+def killed(site: Site, seconds: float) -> None:
+    site.memcached.kill()
+    time.sleep(seconds)
+    site.memcached.start()
+
+
+def restarted(site: Site, seconds: float) -> None:
+    for _ in _repeat(seconds, 0.3):
+        site.memcached.restart()
+
+
+def stopped(site: Site, seconds: float) -> None:
+    site.memcached.freeze()
+    time.sleep(seconds)
+    site.memcached.thaw()
+
+
+def emptied(site: Site, seconds: float) -> None:
+    for _ in _repeat(seconds, 0.05):
+        site.memcached.flush()
+
+
+def full(site: Site, seconds: float) -> None:
+    """Let it have no memory for anything more, and refuse to make room."""
+    argv = site.memcached.argv
+    site.memcached.kill()
+    site.memcached.argv = [*argv, "-m", "1", "-M"]
+    site.memcached.start()
+    fill(site.memcached)
+    time.sleep(seconds)
+    site.memcached.kill()
+    site.memcached.argv = argv
+    site.memcached.start()
+
+
+def fill(memcached: Memcached) -> None:
+    """Store values of all sizes, until none is stored any more."""
+    with connect(memcached.address) as connection, connection.makefile("rb") as replies:
+        for size in (500_000, 50_000, 5_000, 500, 200, 100, 50, 30, 1):
+            for number in range(100_000):
+                connection.sendall(b"set fill%d-%d 0 0 %d\r\n%b\r\n" % (size, number, size, b"x" * size))
+                if replies.readline() != b"STORED\r\n":
+                    break
+
+
+# The network.
+
+
+def refused(site: Site, seconds: float) -> None:
+    assert site.network is not None
+    site.network.close()
+    time.sleep(seconds)
+    site.network.open()
+
+
+def disturbed(replies: network.Fault, requests: network.Fault | None, site: Site, seconds: float) -> None:
+    assert site.network is not None
+    site.network.be_broken(seconds, replies, requests)
+
+
+# The backup.
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("rb+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+def lmdb_locked(site: Site, seconds: float) -> None:
+    with _locked(site.directory / "backup.lmdb"):
+        time.sleep(seconds)
+
+
+def sqlite_locked(site: Site, seconds: float) -> None:
+    database = sqlite3.connect(site.directory / "backup.db", isolation_level=None)
+    database.execute("BEGIN EXCLUSIVE")
+    time.sleep(seconds)
+    database.rollback()
+    database.close()
+
+
+def corrupt(name: str, site: Site, seconds: float) -> None:
+    """Let something else be where the file was."""
+    path, apart = site.directory / name, site.directory / f"{name}.apart"
+    path.rename(apart)
+    path.write_bytes(site.random.randbytes(8192))
+    time.sleep(seconds)
+    apart.rename(path)
+
+
+def disk_slow(site: Site, seconds: float) -> None:
+    assert site.host is not None
+    site.host.set(disk_delay=0.3)
+    time.sleep(seconds)
+    site.host.set()
+
+
+def disk_full(site: Site, seconds: float) -> None:
+    assert site.host is not None
+    site.host.set(disk_full=True)
+    time.sleep(seconds)
+    site.host.set()
+
+
+def slow(site: Site, seconds: float) -> None:
+    assert site.slow is not None
+    site.slow._seconds = 0.7
+    time.sleep(seconds)
+    site.slow._seconds = 0.0
+
+
+# The host.
+
+
+def workers_killed(site: Site, seconds: float) -> None:
+    for _ in _repeat(seconds, 0.1):
+        if site.service.log.count("workers serve") ...
+
+
+def reloaded(site: Site, seconds: float) -> None:
+    for _ in _repeat(seconds, 1.0):
+        site.service.reload()
+
+
+def clock_stepped(site: Site, seconds: float) -> None:
+    assert site.host is not None
+    for step in (-3600, 3600, -7, 86400, 0, -86400):
+        site.host.set(clock_offset=step)
+        time.sleep(seconds / 6)
+    site.host.set()
+
+
+def name_fails(site: Site, seconds: float) -> None:
+    """Let the name have no address, just when connections have to be made anew."""
+    assert site.host is not None
+    site.host.resolve("")
+    site.memcached.restart()
+    time.sleep(seconds)
+    site.host.resolve("127.0.0.1")
+
+
+def name_changes(site: Site, seconds: float) -> None:
+    """Let the name have another address, and then the former one again; each time the server at the old one dies."""
+    assert site.host is not None
+    other = site.others[0]
+    other.start()
+    site.host.resolve("127.0.0.2")
+    site.memcached.kill()
+    time.sleep(seconds)
+    site.memcached.start()
+    site.host.resolve("127.0.0.1")
+    other.kill()
+
+
+_PROCESSES = (("workers", 2),)
+_NETWORK = (("network", True),)
+_LMDB = (("host", True),)
+_SQLITE = (("sql", True),)
+_HOST = (("named", True), ("workers", 2))
+
+FAULTS = [
+    Fault("nothing", nothing, _PROCESSES),
+    Fault("memcached killed", killed, _PROCESSES, empties=True),
+    Fault("memcached restarted", restarted, _PROCESSES, empties=True),
+    Fault("memcached stopped (SIGSTOP)", stopped, _PROCESSES),
+    Fault("memcached emptied", emptied, _PROCESSES, empties=True),
+    Fault("memcached full", full, _PROCESSES, empties=True),
+    Fault("workers killed", workers_killed, _PROCESSES, drops=True),
+    Fault("memcached refuses", refused, _NETWORK),
+    Fault("memcached answers garbage", partial(disturbed, network.garbage, None), _NETWORK),
+    Fault("memcached answers late", partial(disturbed, network.late, None), _NETWORK),
+    # The end of a reply says nothing of the question: that of a miss may come after any.
+    Fault("memcached answers the one before", partial(disturbed, network.previous, None), _NETWORK, empties=True),
+    Fault("memcached closes mid-value", partial(disturbed, network.cut, None), _NETWORK),
+    Fault("network delays and loses", partial(disturbed, network.lossy, network.lossy), _NETWORK),
+    Fault("backup locked (lmdb)", lmdb_locked, _LMDB, backup=True),
+    Fault("backup's disk slow (lmdb)", disk_slow, _LMDB, backup=True),
+    Fault("backup's disk full (lmdb)", disk_full, _LMDB, backup=True),
+    Fault("backup corrupt (lmdb)", partial(corrupt, "backup.lmdb"), _LMDB, backup=True),
+    Fault("backup locked (sqlite)", sqlite_locked, _SQLITE, backup=True),
+    Fault("backup corrupt (sqlite)", partial(corrupt, "backup.db"), _SQLITE, backup=True),
+    Fault("backup slow (socketmap)", slow, _SQLITE, backup=True),
+    Fault("reload every second", reloaded, _HOST),
+    Fault("clock stepped", clock_stepped, _HOST, clock=True),
+    Fault("name of memcached fails", name_fails, _HOST, empties=True),
+    Fault("name of memcached changes", name_changes, _HOST, empties=True),
+]
