@@ -25,23 +25,25 @@ def measure_resident(bench: Bench) -> Iterator[Row]:
 
     :raises RuntimeError: a look-up found nothing.
     """
-    with (
-        lookup_site(bench) as site,
-        InstalledService(site.directory / "service", f"tables = bench={site.table}\n") as service,
-    ):
-        idle = _resident(service.pid)
-        yield Row("resident memory, idle", idle / 1e6, " MB", mark=45.0, at_most=True)
-        what = f"resident memory, each of {CLIENTS:,} idle clients more"
-        if not _allow_descriptors(CLIENTS + _OTHER_DESCRIPTORS):
-            yield Row(what, None, behind="the hard limit of file descriptors is too low (ulimit -Hn)")
-            return
-        request = f"bench {site.keys[0]}"
-        with ExitStack() as stack:
-            for _ in range(CLIENTS):
-                client = stack.enter_context(connect(service.addresses[0]))
-                _ask(client, f"{len(request)}:{request},".encode())
-            each = (_resident(service.pid) - idle) / CLIENTS
-        yield Row(what, each / 1e3, " kB", mark=6.0, at_most=True)
+    with lookup_site(bench) as site:
+        config = f"tables = bench={site.table}\n"
+        with InstalledService(site.directory / "with-tls", config) as service:
+            with_tls = _resident(service.pid)
+        with InstalledService(site.directory / "service", config, with_tls=False) as service:
+            idle = _resident(service.pid)
+            yield Row("resident memory, idle", idle / 1e6, " MB", mark=45.0, at_most=True)
+            yield Row("resident memory, idle, with the extra tls installed", with_tls / 1e6, " MB")
+            what = f"resident memory, each of {CLIENTS:,} idle clients more"
+            if not _allow_descriptors(CLIENTS + _OTHER_DESCRIPTORS):
+                yield Row(what, None, behind="the hard limit of file descriptors is too low (ulimit -Hn)")
+                return
+            request = f"bench {site.keys[0]}"
+            with ExitStack() as stack:
+                for _ in range(CLIENTS):
+                    client = stack.enter_context(connect(service.addresses[0]))
+                    _ask(client, f"{len(request)}:{request},".encode())
+                each = (_resident(service.pid) - idle) / CLIENTS
+            yield Row(what, each / 1e3, " kB", mark=6.0, at_most=True)
 
 
 def _ask(client: socket.socket, request: bytes) -> None:

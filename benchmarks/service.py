@@ -17,10 +17,25 @@ class InstalledService(Service):
     """
 
     def __init__(
-        self, directory: Path, config: str, *, listen: Sequence[str] = (), policy_listen: Sequence[str] = ()
+        self,
+        directory: Path,
+        config: str,
+        *,
+        listen: Sequence[str] = (),
+        policy_listen: Sequence[str] = (),
+        with_tls: bool = True,
     ) -> None:
-        """:param directory: is made; it gets the files of this service alone."""
+        """:param directory: is made; it gets the files of this service alone.
+
+        :param with_tls: whether the libraries of the extra ``tls`` are installed. Twisted loads them where they are,
+            needed or not.
+        """
         directory.mkdir()
         self.environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        if not with_tls:
+            hiding = directory / "without-tls"
+            hiding.mkdir()
+            (hiding / "OpenSSL.py").write_text("raise ImportError('not installed')\n")
+            self.environment["PYTHONPATH"] = str(hiding)
         super().__init__(directory, config, listen=listen, policy_listen=policy_listen, env=self.environment)
         self.argv = [str(Path(sys.executable).with_name("twistd")), *self.argv[2:]]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from random import SystemRandom
+from typing import Any
 
 import pytest
+
+from tests.faults.report import table
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,3 +21,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--greylist-seed", type=int, default=SystemRandom().randrange(10**9), help="what the requests are made of"
     )
+    group = parser.getgroup("faults")
+    group.addoption("--fault-rounds", type=int, default=1, help="how often each fault happens")
+    group.addoption("--fault-seconds", type=float, default=2.0, help="how long each fault lasts")
+    group.addoption("--fault-seed", type=int, default=0, help="what is random about them; 0: another one each time")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the table of the faults."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    properties = [each for report in reports for each in getattr(report, "user_properties", [])]
+    rows = [value for name, value in properties if name == "fault"]
+    if rows:
+        terminalreporter.section("faults")
+        for line in table(rows):
+            terminalreporter.write_line(line)

@@ -23,8 +23,9 @@ TIMEOUT = 10.0
 #: Seconds after which a connection that is not used is closed; Postfix's own client has the same.
 IDLE_TIMEOUT = 10.0
 
-#: Connections to one server at the same time.
-CONNECTION_LIMIT = 8
+#: Connections to one server at the same time: about as many as the processes of a Postfix that would ask it themselves.
+#: Of a server that takes 20 ms, this is 3,200 look-ups a second.
+CONNECTION_LIMIT = 64
 
 #: Look-ups that may wait for a connection.
 QUEUE_LIMIT = 1000

@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,9 @@ def slow(site: Site, seconds: float) -> None:
 
 
 def workers_killed(site: Site, seconds: float) -> None:
-    for _ in _repeat(seconds, 0.1):
-        if site.service.log.count("workers serve") ...
+    for _ in _repeat(seconds, site.random.uniform(2.0, 3.0)):
+        wait_until(site.all_workers_serve, "those killed before have been replaced")
+        os.kill(site.random.choice(site.worker_processes()), signal.SIGKILL)
 
 
 def reloaded(site: Site, seconds: float) -> None:

@@ -130,6 +130,13 @@ class Site:
     def policy(self) -> str:
         return self.service.policy_addresses[0]
 
+    def close(self) -> None:
+        """End what the context managers of the harness do not."""
+        if self.writer is not None:
+            self.writer.close()
+        for other in self.others:
+            other.stop()
+
     # Questions and answers.
 
     def question(self, random: Random, count: int) -> tuple[str, list[bytes]]:
@@ -248,6 +255,7 @@ def site(
         memcached = Memcached(directory, place=f"127.0.0.1:{free_port()}" if named else "")
         made = Site(directory, stack.enter_context(memcached), random)
         made.workers = workers
+        stack.callback(made.close)
         address = memcached.address
         if network:
             made.network = Network(address, random)
@@ -270,8 +278,6 @@ def site(
         stack.enter_context(made.service)
         if workers > 1:
             wait_until(lambda: f"{workers} workers serve" in made.service.log, "all workers serve")
-        if made.writer is not None:
-            stack.callback(made.writer.close)
         yield made
 
 
@@ -289,11 +295,11 @@ def _configure(made: Site, address: str, *, sql: bool) -> None:
         made.maps.append("slow")
         greylist = f"lmdb:{directory}/greylist"
         assert made.slow is not None
-        slow = f"key_format = slow:%s\nbackup = {{ {made.slow.table}, timeout = {BACKUP_TIMEOUT}s }}\n"
+        slow = f"key_format = slow:%s\nbackup = {{ {made.slow.table}, timeout={BACKUP_TIMEOUT}s }}\n"
         tables += f"slow=memcache:{write_config(directory / 'slow.cf', usual + slow)} "
     else:
         backup = f"lmdb:{directory}/backup"
-    limited = f"{{ {backup}, timeout = {BACKUP_TIMEOUT}s }}"
+    limited = f"{{ {backup}, timeout={BACKUP_TIMEOUT}s }}"
     write_config(table, f"{usual}backup = {limited}\n")
     if not sql:
         _fill_lmdb(made, greylist, fixed)

@@ -20,7 +20,7 @@ from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.tables.socketmap import SocketmapTable
-from socketmap_memcache.tables.socketmap_client import SocketmapClient, SocketmapClientConnection
+from socketmap_memcache.tables.socketmap_client import CONNECTION_LIMIT, SocketmapClient, SocketmapClientConnection
 
 
 @attrs.define(eq=False)
@@ -129,29 +129,29 @@ class SocketmapTableTests(SynchronousTestCase):
         assert self.accept().received() == b"2:m ,"
 
     def test_concurrent(self) -> None:
-        """One request at a time is sent on each of up to eight connections; the others wait for their turn."""
-        answers = [self.table.lookup(b"%d" % number) for number in range(10)]
-        assert len(self.attempts) == 8
-        connections = [self.accept() for _ in range(8)]
-        assert [connection.received() for connection in connections] == [b"3:m %d," % number for number in range(8)]
+        """One request at a time is sent on each of a limited number of connections; the others wait for their turn."""
+        answers = [self.table.lookup(b"%02d" % number) for number in range(CONNECTION_LIMIT + 2)]
+        assert len(self.attempts) == CONNECTION_LIMIT
+        connections = [self.accept() for _ in range(CONNECTION_LIMIT)]
+        asked = [connection.received() for connection in connections]
+        assert asked == [b"4:m %02d," % number for number in range(CONNECTION_LIMIT)]
         connections[3].send(b"4:OK 3,")
         assert self.successResultOf(answers[3]) == b"3"
-        assert connections[3].received() == b"3:m 8,"
-        connections[3].send(b"4:OK 8,")
-        assert connections[3].received() == b"3:m 9,"
-        connections[3].send(b"4:OK 9,")
-        assert [self.successResultOf(answers[number]) for number in (8, 9)] == [b"8", b"9"]
+        for waited in (-2, -1):
+            assert connections[3].received() == b"4:m %02d," % (CONNECTION_LIMIT + 2 + waited)
+            connections[3].send(b"4:OK x,")
+            assert self.successResultOf(answers[waited]) == b"x"
 
     def test_queue_is_bounded(self) -> None:
         """When a thousand look-ups wait the next fails at once."""
-        for _ in range(1008):
+        for _ in range(CONNECTION_LIMIT + 1000):
             self.table.lookup(b"k")
         self.failureResultOf(self.table.lookup(b"k"), TemporaryError)
 
     def test_down(self) -> None:
         """A server that does not accept fails its look-ups at once, also those that wait, and each one tries again."""
-        answers = [self.table.lookup(b"k") for _ in range(9)]
-        for _ in range(9):
+        answers = [self.table.lookup(b"k") for _ in range(CONNECTION_LIMIT + 1)]
+        for _ in answers:
             self.attempts.pop(0).done.errback(RefusedByServerError())
         for answer in answers:
             assert "refused" in self.failureResultOf(answer, TemporaryError).getErrorMessage()

@@ -1,0 +1,41 @@
+"""Nothing that breaks around the service makes it give a wrong answer, forget, hang, or refuse its clients."""
+
+from __future__ import annotations
+
+from random import SystemRandom
+
+import pytest
+
+from .faults import FAULTS, Fault
+from .report import attributes
+from .run import Run
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest) -> Run:
+    """Let all faults happen that are asked for."""
+    config = request.config
+    names = {item.callspec.params["fault"].name for item in request.session.items if _is_about_fault(item)}
+    seed = config.getoption("--fault-seed") or SystemRandom().randrange(1, 10**9)
+    print(f"--fault-seed {seed}")
+    run = Run(
+        [fault for fault in FAULTS if fault.name in names],
+        config.getoption("--fault-rounds"),
+        config.getoption("--fault-seconds"),
+        seed,
+    )
+    run.run()
+    return run
+
+
+def _is_about_fault(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and item.function is test_fault
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault(fault: Fault, run: Run, record_property: pytest.FixtureRequest) -> None:
+    """Each answer is right, or a failure that says so, in time; and soon after the fault all is as before."""
+    assert fault.name not in run.errors, run.errors[fault.name]
+    row = run.rows[fault.name]
+    record_property("fault", attributes(row))  # type: ignore[operator]
+    assert not row.problems(), "\n".join([*row.problems(), *row.evidence])
