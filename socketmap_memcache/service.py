@@ -48,6 +48,7 @@ class SocketmapMemcacheService(Service):
         self._reactor = reactor
         self._sockets = sockets or {}
         self._pool = ClientPool(reactor)
+        self._kept: dict[str, Any] = {}
         self._config = self._load()
         self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
         self._policy_factory = PolicyFactory(self._config.policies, reactor, self._config.client_idle_timeout)
@@ -60,7 +61,7 @@ class SocketmapMemcacheService(Service):
         self._former_handler: Any = None
 
     def _load(self) -> ServiceConfig:
-        context = TableContext(self._pool)
+        context = TableContext(self._pool, kept=self._kept)
         config = load(self._path, self._overrides, context, self._reactor, self._sockets)
         for warning in context.warnings:
             self.log.warn("{warning}", warning=warning)

@@ -82,6 +82,7 @@ class TableContext:
     :ivar timeout: seconds that an operation may take on a table that can hang; memcache: has its own.
     :ivar fold_keys: whether tables of fixed strings fold keys to lower case; no for ``map -f``.
     :ivar workers: how many processes of the service will have each table open.
+    :ivar kept: what tables and policies want to find again after a reload, by name: each time the same dictionary.
     :ivar apart: filled while opening: tables that each process has for itself, in its memory.
     :ivar creates: whether files may be made. If not, a file that the service would make is a warning, and its table is
         one in memory.
@@ -95,6 +96,7 @@ class TableContext:
     fold_keys: bool = True
     creates: bool = True
     workers: int = 1
+    kept: dict[str, Any] = attrs.Factory(dict)
     apart: list[str] = attrs.Factory(list)
     _opening: list[str] = attrs.Factory(list)
 

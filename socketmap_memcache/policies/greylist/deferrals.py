@@ -15,15 +15,18 @@ _TRIMMED = 10
 
 
 class Deferrals:
-    """Remembers the triplets that were deferred as new, those deferred last."""
+    """Remembers the triplets that were deferred as new, those deferred last.
+
+    :ivar window: seconds after which a deferral is of no interest any more.
+    """
 
     def __init__(self, window: int, limit: int = LIMIT) -> None:
         """Begin without any.
 
-        :param window: seconds after which a deferral is of no interest any more.
+        :param window: see the class.
         :param limit: how many are remembered.
         """
-        self._window = window
+        self.window = window
         self._limit = limit
         self._entries: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # first deferred, lapses; oldest first
 
@@ -35,7 +38,7 @@ class Deferrals:
             the second time. Else ``None``.
         """
         first, lapses = self._entries.get(key, (now, 0))
-        if not 0 <= now - first <= self._window:
+        if not 0 <= now - first <= self.window:
             del self._entries[key]
             first, lapses = now, 0
         elif now - first >= delay and key in self._entries:
@@ -54,6 +57,6 @@ class Deferrals:
     def _trim(self, now: int) -> None:
         entries = self._entries
         for _ in range(_TRIMMED):
-            if len(entries) <= self._limit and now - entries[next(iter(entries))][0] <= self._window:
+            if len(entries) <= self._limit and now - entries[next(iter(entries))][0] <= self.window:
                 break
             entries.popitem(last=False)

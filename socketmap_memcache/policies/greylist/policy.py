@@ -70,7 +70,8 @@ class GreylistType:
         """Open the tables and lists that the parameters name; see :class:`IPolicyType`."""
         settings = read_settings(parameters)
         lists = open_lists(parameters, settings, context.tables)
-        return GreylistPolicy(settings, lists, _open_table(parameters, context.tables), context.reactor)
+        table = _open_table(parameters, context.tables)
+        return GreylistPolicy(settings, lists, table, context.reactor, context.tables.kept)
 
 
 def _open_table(parameters: Parameters, context: TableContext) -> ITable:
@@ -101,11 +102,14 @@ class GreylistPolicy:
     name = "greylist"
     _log = Logger()
 
-    def __init__(self, settings: Settings, lists: Lists, table: ITable, reactor: Any) -> None:
+    def __init__(
+        self, settings: Settings, lists: Lists, table: ITable, reactor: Any, kept: dict[str, Any] | None = None
+    ) -> None:
         """Make a policy; nothing happens before the first request.
 
         :param lists: are closed with the policy.
         :param table: the same. Keys in it that begin with ``t/`` and ``c/`` are the policy's.
+        :param kept: what this process remembers is left there, for the policy that takes the place of this one.
         """
         self.fail_action = DUNNO if settings.training_mode else settings.fail_action
         training = ", in training mode" if settings.training_mode else ""
@@ -114,7 +118,10 @@ class GreylistPolicy:
         self.lookup_for = lookup_for(table)
         self.update_for = update_for(table)
         self.seconds = reactor.seconds
-        self.deferrals = Deferrals(min(settings.retry_window, settings.max_age))
+        kept = {} if kept is None else kept
+        window = min(settings.retry_window, settings.max_age)
+        self.deferrals: Deferrals = kept.setdefault("greylist deferrals", Deferrals(window))
+        self.deferrals.window = window
         self._settings = settings
         self._without_awl = attrs.evolve(settings, auto_whitelist_clients=0)
         self._lists = lists
@@ -124,7 +131,7 @@ class GreylistPolicy:
         self._lines = DecisionLog(reactor, self._log)
         self.log_line = self._lines.add
         self._log_limits: dict[str, LogLimit] = {}
-        self._instances: deque[bytes] = deque(maxlen=INSTANCES)
+        self._instances: deque[bytes] = kept.setdefault("greylist instances", deque(maxlen=INSTANCES))
         self._cleaner: Cleaner | None = None
         self._under_way = 0
         self._closed = False

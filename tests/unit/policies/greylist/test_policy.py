@@ -536,6 +536,19 @@ class TestType(SynchronousTestCase):
         assert self.successResultOf(answer) == DEFERRED
         policy.close()
 
+    def test_reload(self) -> None:
+        """What a process has deferred, and which messages have a header, is known to the policy after a reload, too."""
+        policies: list[Any] = []
+        for window in ("2d", "3d"):
+            parameters = self.parameters(table="memory:x", retry_window=window)
+            policies.append(greylist_type.open(parameters, self.context))
+        before, after = policies
+        before.deferrals.add(b"k", 0, 300)
+        assert len(after.deferrals) == 1
+        assert after.deferrals.window == 3 * 24 * 3600
+        assert before.is_new_message(b"i")
+        assert not after.is_new_message(b"i")
+
     def test_table_is_made(self) -> None:
         """The file of the table is made if there is none."""
         with TemporaryDirectory() as directory:
