@@ -27,7 +27,7 @@ def documented(file: str, title: str, underline: str) -> list[tuple[str, str]]:
 
 
 def test_service() -> None:
-    """README.rst, and the documents of limits and workers, have each parameter of the service once, with its default."""
+    """README.rst and two other documents have each parameter of the service once, with its default."""
     found = documented("README.rst", "Parameters of the service", "=")
     for file in ("docs/limits.rst", "docs/workers.rst"):
         found += documented(file, "Parameters", "-")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 from socketmap_memcache.memcache.server_list import WeightedServer
@@ -16,13 +18,11 @@ _SUCCESS, _NOT_FOUND = 0, 16  # in types/return.h
 def _load() -> ctypes.CDLL:
     """Load the library: pylibmc brings it along, where there is a wheel for this Python."""
     try:
-        import _pylibmc
+        name = import_module("_pylibmc").__file__
     except ImportError:
         name = ctypes.util.find_library("memcached")
-        if name is None:
-            raise RuntimeError("libmemcached is not installed; run: tests/install-packages libmemcached") from None
-    else:
-        name = _pylibmc.__file__
+    if name is None:
+        raise RuntimeError("libmemcached is not installed; run: tests/install-packages libmemcached")
     library = ctypes.CDLL(name)
     pointer, text, size, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint32
     library.memcached_create.argtypes = [pointer]
@@ -49,10 +49,11 @@ class Libmemcached:
         for entry in servers:
             server, weight = entry.server, entry.weight
             if server.path:
-                add, place = self._library.memcached_server_add_unix_socket_with_weight, (server.path.encode(),)
+                add = partial(self._library.memcached_server_add_unix_socket_with_weight, self._client)
+                self._check(add(server.path.encode(), weight))
             else:
-                add, place = self._library.memcached_server_add_with_weight, (server.host.encode(), server.port)
-            self._check(add(self._client, *place, weight))
+                add = partial(self._library.memcached_server_add_with_weight, self._client)
+                self._check(add(server.host.encode(), server.port, weight))
 
     def places(self, keys: Sequence[bytes]) -> list[int]:
         """Return the number of the server of each key."""

@@ -309,7 +309,7 @@ class TestTimeToLive(LmdbTests):
         assert sorted(self.content()) == [b"b\0", b"c\0"]
 
     def test_deleted_with_others(self) -> None:
-        """What has ended is deleted by the next transaction that writes: to wait for the disk once more is not needed."""
+        """What has ended is deleted by the next transaction that writes, without waiting for the disk once more."""
         self.make()
         store = self.open()
         for key in (b"a", b"b"):
