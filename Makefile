@@ -11,15 +11,16 @@ export PYTHON
 # Tests start many processes, each of which would otherwise compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test lint bench fuzz check clean
+.PHONY: help run test lint bench fuzz soak check clean
 
 help:
 	@echo 'make run     run the service in the foreground, as configured in examples/quickstart'
 	@echo 'make test    run all tests (ARGS="-k name" for some)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make check   all that has to pass before a change goes in'
-	@echo 'make bench   the benchmarks (ARGS="--seconds 1 --native-keys 5000" for quick ones)'
+	@echo 'make bench   the benchmarks (ARGS="--only hits cpu" for some; see docs/speed.rst)'
 	@echo 'make fuzz    a million mutated inputs for all that reads from outside (ARGS="--inputs 20000" for fewer)'
+	@echo 'make soak    ten rounds of all faults, some ten minutes (ARGS="--fault-rounds 3 --fault-seconds 10" for others)'
 	@echo 'make clean   remove all that these commands made'
 
 run: $(VENV)/installed
@@ -42,11 +43,15 @@ check:
 	.ci/run
 
 bench: benchmarks/load $(VENV)/installed-test
-	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached postgrey
+	@tests/install-packages postfix postfix-cdb postfix-lmdb memcached postgrey gross openssl
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 fuzz: $(VENV)/installed-test
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
+
+soak: $(VENV)/installed-test
+	@tests/install-packages memcached cc
+	$(BIN)/python -m pytest --fault-rounds 10 --fault-seconds 5 tests/faults $(ARGS)
 
 benchmarks/load: benchmarks/load.c
 	@tests/install-packages cc

@@ -11,8 +11,10 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -54,7 +56,8 @@ def _print(result: Result) -> None:
     print(f"{result.name:42}{result.connections:>6}{result.rate:>10,.0f}{columns}".rstrip(), flush=True)
 
 
-def _options() -> argparse.Namespace:
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(prog="make bench", description="Measure the service beside others.")
     parts = f"parts of the run: {', '.join(PARTS)}"
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=parts)
@@ -65,12 +68,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--map-keys", type=int, default=50_000, help="keys for one map or postmap (%(default)s)")
     parser.add_argument("--backup-keys", type=int, default=5_000, help="keys in each backup table (%(default)s)")
     parser.add_argument("--json", type=Path, default=HERE / "results.json", help="the file to write (%(default)s)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Measure, print, and write the results."""
-    options = _options()
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print, and write the results.
+
+    :return: 1 if a part of the run has failed. A mark that is missed is no failure.
+    """
+    options = parse_options(arguments)
     results: list[Result] = []
 
     def report(result: Result) -> None:
@@ -80,9 +86,17 @@ def main() -> None:
     numbers = (options.keys, options.native_keys, options.map_keys, options.backup_keys)
     bench = Bench(options.seconds, options.rounds, *numbers, report)
     rows: dict[str, list[Row]] = {}
+    failed: list[str] = []
     for part in options.only:
         print(f"\n{part:42}{'conns':>6}{'rate/s':>10}{'p50 us':>10}{'p99 us':>10}{'cpu us':>10}", flush=True)
-        rows[part] = list(PARTS[part](bench))
+        rows[part] = []
+        try:
+            for row in PARTS[part](bench):
+                rows[part].append(row)
+        except Exception as error:  # noqa: BLE001 (the parts after it have something to say, too)
+            traceback.print_exc()
+            failed.append(part)
+            rows[part].append(Row(f"{part} has failed", None, behind=str(error).partition("\n")[0]))
     print()
     for line in table(row for found in rows.values() for row in found):
         print(line)
@@ -96,7 +110,8 @@ def main() -> None:
         "results": [attrs.asdict(result) for result in results],
     }
     options.json.write_text(json.dumps(record, indent=2) + "\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorCore, IReactorUNIX
 from twisted.internet.protocol import Factory, Protocol
 
@@ -57,6 +56,13 @@ class FixedReplyServer(Server):
         return accepts(self.address)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until killed."""
+    from twisted.internet import reactor
+
     IReactorUNIX(reactor).listenUNIX(sys.argv[1], Factory.forProtocol(FixedReply), backlog=256)
     IReactorCore(reactor).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.interfaces import IReactorCore, IReactorTime, IReactorUNIX
 from twisted.internet.protocol import Factory
 from twisted.protocols.basic import NetstringReceiver
@@ -17,18 +16,20 @@ from twisted.protocols.basic import NetstringReceiver
 from tests.integration.harness.processes import Server, accepts
 
 
-class SlowReply(NetstringReceiver):  # type: ignore[misc]
+class SlowReply(NetstringReceiver):
     """One client. All replies take as long, so that they leave in the order of the requests."""
 
-    seconds = 0.0
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
 
     def stringReceived(self, string: bytes) -> None:
         """Reply in a while."""
-        IReactorTime(reactor).callLater(self.seconds, self._reply)
+        self._clock.callLater(self._seconds, self._reply)
 
     def _reply(self) -> None:
         transport: Any = self.transport
-        if transport is not None and not transport.disconnected:
+        if transport.connected:
             self.sendString(b"OK found")
 
 
@@ -49,7 +50,15 @@ class SlowServer(Server):
         return accepts(self._address)
 
 
-if __name__ == "__main__":
-    SlowReply.seconds = float(sys.argv[2])
-    IReactorUNIX(reactor).listenUNIX(sys.argv[1], Factory.forProtocol(SlowReply), backlog=256)
+def main() -> None:
+    """Serve until killed."""
+    from twisted.internet import reactor
+
+    seconds = float(sys.argv[2])
+    factory: Any = Factory.forProtocol(lambda: SlowReply(IReactorTime(reactor), seconds))
+    IReactorUNIX(reactor).listenUNIX(sys.argv[1], factory, backlog=256)
     IReactorCore(reactor).run()
+
+
+if __name__ == "__main__":
+    main()

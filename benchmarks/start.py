@@ -28,8 +28,8 @@ def measure_start(bench: Bench) -> Iterator[Row]:
             service = InstalledService(directory, f"tables = bench={site.table}\n", with_tls=with_tls)
             took = [_start(service, f"{len(request)}:{request},".encode()) for _ in range(bench.rounds + 2)][1:]
             behind = f"{len(took)} starts, the slowest {max(took):.2f} s"
-            marks = (None, None) if with_tls else (0.7, 0.4)
-            yield Row(what, min(took), " s", behind, *marks, at_most=True)
+            mark, aim = (None, None) if with_tls else (0.7, 0.4)
+            yield Row(what, min(took), " s", behind, mark, aim, at_most=True)
 
 
 def _start(service: InstalledService, request: bytes) -> float:

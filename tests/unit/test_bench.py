@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,8 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from benchmarks.bench import PARTS
+from benchmarks import bench as bench_module
+from benchmarks.bench import PARTS, parse_options
 from benchmarks.cold import zipf
 from benchmarks.fixed_reply import FixedReply
 from benchmarks.load import Result
@@ -162,6 +165,48 @@ def test_slow_reply() -> None:
     transport.connected = False
     clock.advance(0.02)
     assert transport.value() == b"8:OK found,"
+
+
+def test_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run prints what its parts report and the table of their rows, and writes both as JSON."""
+
+    def part(bench: Bench) -> Iterator[Row]:
+        bench.report(FAST)
+        yield Row("it", 1.5, mark=bench.seconds)
+
+    monkeypatch.setattr(bench_module, "PARTS", {"one": part, "other": part})
+    written = tmp_path / "results.json"
+    assert bench_module.main(["--only", "other", "--seconds", "1", "--json", str(written)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "fast 64 2,000 10.0 20.0 30.0" in lines
+    assert lines[-1] == "it >= 1 1.50 ok"
+    record = json.loads(written.read_text())
+    assert record["results"] == [attrs.asdict(FAST)]
+    assert [(part, rows[0]["verdict"]) for part, rows in record["rows"].items()] == [("other", "ok")]
+
+
+def test_failed_part(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a part of the run fails, the table says so, and has what that part and the others have measured."""
+
+    def broken(_: Bench) -> Iterator[Row]:
+        yield Row("before", 1.5)
+        raise RuntimeError("nobody answers\nTraceback")
+
+    monkeypatch.setattr(bench_module, "PARTS", {"one": broken, "other": lambda _: [Row("it", 2.5)]})
+    written = tmp_path / "results.json"
+    assert bench_module.main(["--json", str(written)]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-3:] == ["before 1.50", "one has failed - skipped nobody answers", "it 2.50"]
+    assert list(json.loads(written.read_text())["rows"]) == ["one", "other"]
+
+
+def test_commands() -> None:
+    """The options of ``make bench`` that are shown can be given."""
+    for file in ("docs/speed.rst", "Makefile"):
+        shown = re.findall(r"bench.*ARGS=\"(.+?)\"", (ROOT / file).read_text())
+        assert shown
+        for arguments in shown:
+            parse_options(arguments.split())
 
 
 def test_documented() -> None:

@@ -229,6 +229,19 @@ class TestReplicas(ClusterTests):
         assert self.successResultOf(down) == b"v"
         self.assertIdle()
 
+    def test_empty(self) -> None:
+        """An empty value, which may be the mark of a lease, is the answer where no other server has more to say."""
+        for answer, found in ((b"v", b"v"), (None, b"")):
+            done = self.get()
+            self.clients[0].answer("get", b"0", result=b"")
+            self.clients[1].answer("get", b"0", result=answer)
+            assert self.successResultOf(done) == found
+        self.clients[1].up_since = NOW
+        done = self.get()
+        self.clients[0].fail("get", b"0")
+        self.clients[1].answer("get", b"0", result=b"")
+        assert self.successResultOf(done) == b""
+
     def test_missing(self) -> None:
         """A key that all of its servers miss is missing, and no other server is asked."""
         done = self.get()
@@ -349,9 +362,9 @@ class TestReplicas(ClusterTests):
 
     def test_get_many(self) -> None:
         """Keys that their first server misses are to be asked for on their own."""
-        done = self.cluster.get_many([b"0a", b"0b"], LIMITS)
-        self.clients[0].answer("get_many", [b"0a", b"0b"], result={b"0a": b"1"})
-        assert self.successResultOf(done) == {b"0a": b"1", b"0b": None}
+        done = self.cluster.get_many([b"0a", b"0b", b"0c"], LIMITS)
+        self.clients[0].answer("get_many", [b"0a", b"0b", b"0c"], result={b"0a": b"1", b"0c": b""})
+        assert self.successResultOf(done) == {b"0a": b"1", b"0b": None, b"0c": None}
 
     def test_lease(self) -> None:
         """A lease is that of the first usable server; where that one fails, of the next."""
@@ -409,6 +422,41 @@ class TestStandIns(ClusterTests):
         done = self.get()
         self.clients[2].answer("get", b"0", result=b"v")
         assert self.successResultOf(done) == b"v"
+
+    def test_found_after_the_return(self) -> None:
+        """For ``failover_ttl`` after a server's return, what it misses may still be at the one that stood in for it."""
+        self.set()
+        self.clients[0].fail("set", b"0", b"v", 100)
+        self.clients[1].answer("set", b"0", b"v", 60, result=True)
+        self.clock.advance(20)
+        self.clients[0].up_since = self.clock.seconds()
+        for seconds, answers in ((0, [b"v"]), (60, [None]), (1, [])):
+            self.clock.advance(seconds)
+            done = self.get()
+            self.clients[0].answer("get", b"0", result=None)
+            for answer in answers:
+                self.clients[1].answer("get", b"0", result=answer)
+            assert self.successResultOf(done) == (answers[0] if answers else None)
+        self.assertIdle()
+
+    def test_found_after_the_return_of_one_of_many(self) -> None:
+        """What a server misses just after its return is to be asked for on its own."""
+        for up_since, found in ((NOW, {b"0": None}), (float("-inf"), {})):
+            self.clients[0].up_since = up_since
+            done = self.cluster.get_many([b"0"], LIMITS)
+            self.clients[0].answer("get_many", [b"0"], result={})
+            assert self.successResultOf(done) == found
+
+    def test_backed(self) -> None:
+        """With a backup what a server misses is for the backup to say."""
+        self.clients[0].up_since = NOW
+        limits = Limits(backed=True)
+        done = self.cluster.get(b"0", limits)
+        self.clients[0].answer("get", b"0", result=None)
+        assert self.successResultOf(done) is None
+        many = self.cluster.get_many([b"0"], limits)
+        self.clients[0].answer("get_many", [b"0"], result={})
+        assert self.successResultOf(many) == {}
 
     def test_not_missing(self) -> None:
         """What the next server does not have is not missing: only the key's own could say so."""

@@ -35,7 +35,10 @@ class TestUnusable(SynchronousTestCase):
 
     def test_greeting(self) -> None:
         """What a greeting has met is the reason why the server is down, and whether it is a timeout counts."""
-        for error, kind in ((GreetingError("wrong password."), TemporaryError), (GreetingTimeout("."), LookupTimeout)):
+        for error, kind in (
+            (GreetingError("wrong password."), TemporaryError),
+            (GreetingTimeout("late"), LookupTimeout),
+        ):
             self.setUp()
             answer = self.client.get(b"k", ONCE)
             with capturedLogs() as logs:
@@ -43,7 +46,7 @@ class TestUnusable(SynchronousTestCase):
             text = f"memcached inet:mc:11211 is down: {error}"
             assert str(self.failureResultOf(answer, kind).value) == text
             (line,) = map(formatEvent, logs)
-            assert line.startswith(f"{text} Look-ups go to the backup")
+            assert line.startswith(f"{text.removesuffix('.')}. Look-ups go to the backup")
 
     def test_wants_login(self) -> None:
         """A server that wants a login goes down with that as the reason, and stays so until it answers."""
