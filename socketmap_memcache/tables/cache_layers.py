@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from os.path import abspath
 
+import attrs
+
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.interface import ICache
 from socketmap_memcache.memcache.memory import MONTH
 from socketmap_memcache.memcache.pool import ClientPool
 
-#: Puts something in front of a cache; what comes of it holds that cache.
+#: Puts something in front of a cache, or gives it back as it is; what comes of it holds that cache.
 Layer = Callable[[ICache], ICache]
 
 
-def read_layers(parameters: Parameters, name: str, pool: ClientPool) -> Layer:
+@attrs.frozen
+class Layers:
+    """What there is.
+
+    :ivar sign: for each server.
+    :ivar keep: for all servers of the table as one cache.
+    """
+
+    sign: Layer
+    keep: Layer
+
+
+def read_layers(parameters: Parameters, name: str, pool: ClientPool) -> Layers:
     """Read ``signing_key_file``, ``signing_name``, ``local_ttl`` (default: 0) and ``local_size_limit`` (16 MiB).
 
     :param name: the ``.cf`` file. Where ``signing_name`` is not set it is ``memcache:`` with the whole path of this
         file: the same on hosts that have the same files, and not the same for two tables of a host.
-    :return: gives a cache back as it is where nothing is configured.
     """
-    sign = _read_signing(parameters, name, pool)
-    keep = _read_local(parameters, pool)
-    return lambda cache: keep(sign(cache))
+    return Layers(_read_signing(parameters, name, pool), _read_local(parameters, pool))
 
 
 def _read_signing(parameters: Parameters, name: str, pool: ClientPool) -> Layer:
@@ -45,7 +57,7 @@ def _read_signing(parameters: Parameters, name: str, pool: ClientPool) -> Layer:
         return _nothing
     # Not os.path.realpath: where the links of hosts differ, or of one host from day to day, names must not.
     table = (signing_name or f"memcache:{abspath(name)}").encode(errors="surrogateescape")  # noqa: PTH100
-    signature = Signature(keys, table, pool.reactor.seconds)
+    signature = Signature(keys, table, time_of_day(pool.reactor))
     return lambda cache: SignedCache(cache, signature, f"memcache:{name}", pool)
 
 

@@ -44,7 +44,7 @@ def split_extension(local: bytes, delimiters: bytes) -> tuple[bytes, bytes]:
         return local, b""
     if b"-" in delimiters and (name.startswith(b"owner-") or (name.endswith(b"-request") and len(name) > 8)):
         return local, b""
-    end = next((place for place, character in enumerate(local) if character in delimiters), 0)
+    end = min([place for character in delimiters if (place := local.find(character)) >= 0], default=0)
     return (local[:end], local[end:]) if end else (local, b"")
 
 

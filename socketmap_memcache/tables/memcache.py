@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.asker import FIRING, Asker, tell
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.errors import TableError, TemporaryError
 from socketmap_memcache.memcache.interface import ICache, ILeaseCache
 from socketmap_memcache.memcache.pool import ClientPool
@@ -67,7 +68,7 @@ class MemcacheTable:
         self._pool = pool
         self._under_way = under_way = UnderWay(self._let_go)
         self._keys = keys = CacheKeys(name, settings, under_way)
-        entries = CacheEntries(name, settings, keys, cache, backup is not None, pool.reactor.seconds)
+        entries = CacheEntries(name, settings, keys, cache, backup is not None, time_of_day(pool.reactor))
         queries: BackupQueries | None = None
         if backup is not None:
             if settings.leases.lease and ILeaseCache.providedBy(cache):

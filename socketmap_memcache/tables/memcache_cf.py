@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from functools import partial
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.errors import ConfigurationError
@@ -12,7 +11,7 @@ from socketmap_memcache.memcache.client import PATIENCE
 from socketmap_memcache.memcache.interface import ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.server_list import parse_server_list
-from socketmap_memcache.tables.cache_layers import read_layers
+from socketmap_memcache.tables.cache_layers import Layer, read_layers
 from socketmap_memcache.tables.cluster_cf import open_servers, read_failure_rule
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import KeyFormat
@@ -43,7 +42,7 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
     parameters = read_cf("memcache", name)
     settings = _settings(parameters, context)
     open_cache = _cache(parameters, settings.ttl, context.clients)
-    layered = read_layers(parameters, name, context.clients)
+    layers = read_layers(parameters, name, context.clients)
     backup = _backup(parameters, context, create)
     partial_keys = read_partial_keys(parameters, context)
     parameters.unknown(fatal=False)
@@ -54,7 +53,7 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
             if opened is not None:
                 opened.close()
         raise
-    table = MemcacheTable(f"memcache:{name}", settings, layered(open_cache()), backup, context.clients)
+    table = MemcacheTable(f"memcache:{name}", settings, layers.keep(open_cache(layers.sign)), backup, context.clients)
     if parameters.text("memcache", "") == "memory:":
         context.apart.append(table.name)
     return with_partial_keys(table, partial_keys)
@@ -106,24 +105,27 @@ def _key_digest(parameters: Parameters) -> str:
     return name
 
 
-def _cache(parameters: Parameters, ttl: int, pool: ClientPool) -> Callable[[], ICache]:
-    """Give a function that opens the cache, to be called when the rest of the file has turned out to be good."""
+def _cache(parameters: Parameters, ttl: int, pool: ClientPool) -> Callable[[Layer], ICache]:
+    """Give a function that opens the cache, to be called when the rest of the file has turned out to be good.
+
+    It takes what is to be put in front of each server.
+    """
     spec = parameters.text("memcache", "inet:localhost:11211")
     size_limit = parameters.integer("memory_size_limit", 64 * 1024 * 1024, minimum=1)
     if spec == "memory:":
         read_security(parameters, ())
         read_failure_rule(parameters, servers=1)
-        return partial(pool.memory, spec, size_limit)
+        return lambda sign: sign(pool.memory(spec, size_limit))
     try:
         servers = parse_server_list(spec)
     except ValueError as error:
         parameters.error("memcache", str(error))
         read_security(parameters, None)
-        parameters.accept(("memcache_failure", "failover_ttl", "replicas"))
-        return partial(pool.memory, spec, size_limit)
+        read_failure_rule(parameters, None)
+        return lambda sign: sign(pool.memory(spec, size_limit))
     security = read_security(parameters, [each.server for each in servers])
     rule = read_failure_rule(parameters, len(servers))
-    return partial(open_servers, servers, security, rule, ttl, pool)
+    return lambda sign: open_servers(servers, security, rule, ttl, pool, sign)
 
 
 def _backup(parameters: Parameters, context: TableContext, create: bool) -> ITable | None:

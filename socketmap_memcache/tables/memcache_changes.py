@@ -87,13 +87,10 @@ class Changes:
         return changed.addBoth(self._changed, key).addBoth(self._under_way.done)
 
     def _update(self, key: bytes, cache_key: bytes, value: bytes, ttl: int | None) -> Deferred[bool]:
+        stored = self._entries.update(cache_key, value, ttl)
         backup = self._backup
         if backup is None:
-            return self._entries.update(cache_key, value, ttl)
-        if self._entries.fits(value):
-            stored = self._entries.update(cache_key, value, ttl)
-        else:
-            stored = self._delete_cached(cache_key)  # or look-ups would go on to find the old one
+            return stored
         stored.addErrback(ignore_failure)
         return stored.addCallback(lambda _: backup.update(key, value, ttl))
 

@@ -41,8 +41,11 @@ class CacheKeys:
     def cache_keys(self, keys: list[bytes | None]) -> list[bytes | None]:
         """Make the cache's keys of many; what is no key (empty, or ``None``) is skipped."""
         present = [key for key in keys if key]
-        if self._plain == (b"", b"") and len(present) == len(keys) and not has_forbidden(b"".join(present)):
-            return keys
+        if self._plain is not None and len(present) == len(keys):
+            before, after = self._plain
+            made: list[bytes | None] = [before + key + after for key in present]
+            if not has_forbidden(before + after + b"".join(present)):
+                return made
         return [self.cache_key(key) if key else None for key in keys]
 
     def too_long(self, cache_key: bytes) -> TemporaryError:

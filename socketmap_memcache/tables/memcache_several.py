@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import IBatchCache, ICache
 from socketmap_memcache.protocols.memcache import KEY_LIMIT
 from socketmap_memcache.tables.backup_queries import BackupQueries
 from socketmap_memcache.tables.cache_entries import MISSING
-from socketmap_memcache.tables.folding import normalize, normalize_all
+from socketmap_memcache.tables.folding import normalize_all
 from socketmap_memcache.tables.lookup_all import Answer, gather
 from socketmap_memcache.tables.lookup_first import first_of
 from socketmap_memcache.tables.memcache_keys import CacheKeys
@@ -47,18 +48,66 @@ class SeveralLookups:
         self._queries = queries
         self._under_way = under_way
         self._lookup = lookup
+        #: The cache, if it may be asked for many keys in one command.
+        self._batch = cache if settings.domain is None and IBatchCache.providedBy(cache) else None
 
     # The first that exists counts.
 
     def lookup_first(self, keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
         """Look up several keys at once; see :class:`IBatchTable`.
 
-        The cache is asked for all of them in one go, then the backup for those that may come before the first found.
+        The cache is asked for all of them in one command, then the backup for those that may come before the first
+        found.
         """
+        folded = normalize_all(keys, self._settings.fold_keys)
+        cache_keys = self._keys.cache_keys(folded)
+        sent = [key for key in dict.fromkeys(cache_keys) if key is not None]
+        if self._batch is None or not 0 < len(sent) <= _KEYS_A_GET or max(map(len, sent)) > KEY_LIMIT:
+            return self._first_singly(folded)
         self._under_way.count += 1
-        folded = [normalize(key, self._settings.fold_keys) for key in keys]
-        asked = [self._keys.if_in_domain(key, self._ask_cache, None) if key else succeed(None) for key in folded]
-        answers = DeferredList(asked, consumeErrors=True).addCallback(self._ask_backup, folded)
+        found: Deferred[Any] = self._batch.get_many(sent, self._settings.limits)
+        found.addCallbacks(
+            self._first_cached, self._not_cached, callbackArgs=(folded, cache_keys), errbackArgs=(folded, cache_keys)
+        )
+        return found.addBoth(self._under_way.done)
+
+    def _first_cached(
+        self, values: dict[bytes, bytes | None], keys: list[bytes | None], cache_keys: list[bytes | None]
+    ) -> Deferred[tuple[int, bytes] | None] | tuple[int, bytes] | None:
+        if None in values.values():  # a value that is too long, or a server of several that has failed
+            return self._first_singly(keys)
+        queries = self._queries
+        late: dict[int, Deferred[bytes | None]] = {}
+        first = None
+        for place, cache_key in enumerate(cache_keys):
+            if cache_key is None:
+                continue
+            value = values.get(cache_key)
+            if queries is not None and queries.is_unsure(value):
+                late[place] = queries.ask(cast(bytes, keys[place]), cache_key)
+            elif value is not None and (queries is None or value != MISSING):
+                self._was_cached(keys[place])
+                first = place, value
+                break
+        return gather(late.values()).addCallback(_first_late, list(late), first) if late else first
+
+    def _not_cached(
+        self, failure: Failure, keys: list[bytes | None], cache_keys: list[bytes | None]
+    ) -> Deferred[tuple[int, bytes] | None] | Failure:
+        queries = self._queries
+        if queries is None or failure.check(TemporaryError) is None:
+            return failure
+        late = {
+            place: queries.ask_without_cache(cast(bytes, keys[place]), cache_key)
+            for place, cache_key in enumerate(cache_keys)
+            if cache_key is not None
+        }
+        return gather(late.values()).addCallback(_first_late, list(late), None)
+
+    def _first_singly(self, keys: list[bytes | None]) -> Deferred[tuple[int, bytes] | None]:
+        self._under_way.count += 1
+        asked = [self._keys.if_in_domain(key, self._ask_cache, None) if key else succeed(None) for key in keys]
+        answers = DeferredList(asked, consumeErrors=True).addCallback(self._ask_backup, keys)
         return answers.addBoth(self._under_way.done)
 
     def _ask_cache(self, key: bytes) -> Deferred[_Unsure | bytes | None]:
@@ -111,8 +160,8 @@ class SeveralLookups:
         One command asks memcached for a hundred of them. Only what it answers in good order is taken from there: a key
         whose command failed, or whose value is too long, is looked up on its own, with all tries.
         """
-        cache = self._cache
-        if self._settings.domain is not None or not IBatchCache.providedBy(cache):
+        cache = self._batch
+        if cache is None:
             return gather(self._lookup(key) for key in keys)
         self._under_way.count += 1
         folded = normalize_all(keys, self._settings.fold_keys)
@@ -153,6 +202,16 @@ class SeveralLookups:
             elif answer == MISSING:
                 answers[place] = None
         return gather(late.values()).addCallback(_fill_in, answers, late) if late else answers
+
+
+def _first_late(
+    answers: list[Answer], places: list[int], first: tuple[int, bytes] | None
+) -> tuple[int, bytes] | Failure | None:
+    """Give the first that the backup has, or has failed to give; else what the cache had after those."""
+    for place, answer in zip(places, answers, strict=True):
+        if answer is not None:
+            return answer if isinstance(answer, Failure) else (place, answer)
+    return first
 
 
 def _fill_in(found: list[Answer], answers: list[Answer], places: Iterable[int]) -> list[Answer]:

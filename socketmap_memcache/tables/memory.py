@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.errors import TableError
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.memory import MONTH, MemoryCache
@@ -38,7 +39,7 @@ class MemoryTable:
         """
         self.name = name
         self._fold_keys = context.fold_keys
-        self._seconds = context.reactor.seconds
+        self._seconds = time_of_day(context.reactor)
         self._entries = MemoryCache(name, size_limit, context.reactor)
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:

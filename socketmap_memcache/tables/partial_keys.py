@@ -102,7 +102,7 @@ class PartialKeys:
         names, domain = self._names(key)
         # In canonical and virtual tables Postfix looks for addresses in quotes only, in others also for those without.
         # Those it asks for in a second query, and they are the keys that should have quotes and have none.
-        forms = _Name.quoted if key == quote(names[0].local) + domain else _Name.forms
+        forms = _Name.quoted if key == names[0].external + domain else _Name.forms
         for name in names:
             yield from forms(name, domain)
         if is_local:
@@ -128,7 +128,9 @@ class PartialKeys:
         local, at, domain = address.rpartition(b"@")
         whole = unquote(local if at else domain)
         user, extension = split_extension(whole, self.delimiters)
-        names = [_Name(whole, b""), _Name(user, extension)] if extension else [_Name(whole, b"")]
+        names = [_Name(whole, quote(whole), b"")]
+        if extension:
+            names.append(_Name(user, quote(user), extension))
         return names, at + domain if at else b""
 
     def _domains(self, domain: bytes) -> Iterator[bytes]:
@@ -162,9 +164,10 @@ class PartialKeys:
 
 @attrs.frozen
 class _Name:
-    """The local part of an address, without quotes, and the extension that has been taken off it."""
+    """The local part of an address, without and with quotes, and the extension that has been taken off it."""
 
     local: bytes
+    external: bytes
     extension: bytes
 
     def quoted(self, domain: bytes) -> Iterator[Candidate]:
@@ -172,12 +175,13 @@ class _Name:
 
         :param domain: with its ``@``; or empty.
         """
-        yield Candidate(quote(self.local) + domain, self.local, self.extension)
+        yield Candidate(self.external + domain, self.local, self.extension)
 
     def forms(self, domain: bytes) -> Iterator[Candidate]:
         """Give the address with quotes, and without, which is the order of Postfix."""
-        yield from self.quoted(domain)
-        yield Candidate(self.local + domain, self.local, self.extension)
+        yield Candidate(self.external + domain, self.local, self.extension)
+        if self.local != self.external:
+            yield Candidate(self.local + domain, self.local, self.extension)
 
 
 def _is_host_address(name: bytes) -> bool:

@@ -23,7 +23,7 @@ from .harness.socketmap import SocketmapClient
 
 KEYS = {b"user%d@example.com" % number: b"value of %d" % number for number in range(300)}
 CLIENT = {"client_address": "192.0.2.1", "client_name": "mx.example.com"}
-TRIPLETS = [{**CLIENT, "sender": f"{number}@example.com", "recipient": "known@example.org"} for number in range(60)]
+TRIPLETS = [{**CLIENT, "sender": "a@example.com", "recipient": f"known{number}@example.org"} for number in range(60)]
 CF = "timeout = 1\nmax_try = 1\nttl = 0\n"
 RULES = {
     "backup": "backup = lmdb:{directory}/backup\n",
@@ -191,8 +191,14 @@ def make_service(directory: Path, rule: str, memcacheds: list[Memcached]) -> Ser
 def learn(service: Service) -> None:
     """Make the triplets known."""
     with PolicyClient(service.policy_addresses[0]) as client:
-        assert {answer[:5] for answer in client.ask_all(TRIPLETS)} == {b"DEFER"}
+        assert b"DUNNO" not in client.ask_all(TRIPLETS)
         wait_until(lambda: client.ask(TRIPLETS[-1])[:5] != b"DEFER", "the delay is over")
+    use(service)
+
+
+def use(service: Service) -> None:
+    """Ask for the triplets, which are known."""
+    with PolicyClient(service.policy_addresses[0]) as client:
         assert b"DEFER" not in {answer[:5] for answer in client.ask_all(TRIPLETS)}
 
 
@@ -211,7 +217,7 @@ def scenario() -> Iterator[Scenario]:
             for load in loads.values():
                 load.start()
             time.sleep(0.3)
-            disturb(scenario, memcacheds, [directory / rule / "table.cf" for rule in RULES])
+            disturb(scenario, memcacheds, services)
         finally:
             for server in memcacheds:
                 if server.running:
@@ -221,14 +227,17 @@ def scenario() -> Iterator[Scenario]:
         yield scenario
 
 
-def disturb(scenario: Scenario, memcacheds: list[Memcached], tables: list[Path]) -> None:
+def disturb(scenario: Scenario, memcacheds: list[Memcached], services: list[Service]) -> None:
     killed, hung, emptied, also_killed, _ = memcacheds
-    alone = [table for table in tables if "\nbackup = " not in table.read_text()]
+    tables = {service: service.config_path.with_name("table.cf") for service in services}
+    alone = [service for service, table in tables.items() if "\nbackup = " not in table.read_text()]
 
     def fill_again() -> None:
         # Without a backup nobody but the administrator has what a server has forgotten, when the other one goes, too.
+        # A triplet is stored again with its next mail.
         with ThreadPoolExecutor() as threads:
-            list(threads.map(fill, alone))
+            list(threads.map(fill, [tables[service] for service in alone]))
+            list(threads.map(use, alone))
 
     scenario.phase("undisturbed")
     killed.kill()
@@ -238,6 +247,7 @@ def disturb(scenario: Scenario, memcacheds: list[Memcached], tables: list[Path])
     hung.freeze()
     scenario.phase("hung")
     hung.thaw()
+    fill_again()  # what it has missed it has had to delete
     emptied.restart()
     scenario.phase("emptied")
     fill_again()
@@ -274,7 +284,7 @@ class TestFiveServers:
         """With a server down new triplets are deferred as ever: the other one, or the backup, knows them to be new."""
         killed = scenario.phases[1]
         answers = [each.answer[:5] for each in scenario.answers(rule, killed) if each.kind == "new"]
-        assert len(answers) > 10
+        assert len(answers) > 3
         assert set(answers) == {b"DEFER"}
 
 

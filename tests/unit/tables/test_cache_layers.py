@@ -40,10 +40,10 @@ class LayersTests(SynchronousTestCase):
     def open(self, text: str, name: str = NAME) -> Any:
         """Give what the lines make of the memory; ``KEYS`` is the file of keys."""
         parameters = Parameters(parse(text.replace("KEYS", str(self.keys)).encode(), name))
-        layered = read_layers(parameters, name, self.pool)
+        layers = read_layers(parameters, name, self.pool)
         parameters.unknown(fatal=True)
         parameters.finish(self.warnings)
-        return layered(self.memory)
+        return layers.keep(layers.sign(self.memory))
 
     def errors(self, text: str) -> list[str]:
         return [str(problem) for problem in self.assertRaises(ConfigurationError, self.open, text).problems]

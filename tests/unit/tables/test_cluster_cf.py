@@ -14,6 +14,7 @@ from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.cluster import Cluster
 from socketmap_memcache.memcache.members import FailureRule
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.memcache.signed import SignedCache
 from socketmap_memcache.tables.cluster_cf import read_failure_rule
 from socketmap_memcache.tables.memcache import MemcacheTable
 from socketmap_memcache.tables.registry import TableContext
@@ -65,6 +66,7 @@ def test_warnings() -> None:
     assert read("failover_ttl = 5\n")[1] == ["x.cf:1: failover_ttl means nothing without memcache_failure = next"]
     next_server = "memcache_failure = next\n"
     assert read(next_server, servers=1)[1] == ["x.cf:1: memcache_failure = next means nothing with one server"]
+    assert read(f"{next_server}replicas = 2\n")[1] == []
     (warning,) = read(next_server)[1]
     assert warning.endswith(" is forgotten after failover_ttl; replicas = 2 keeps it")
 
@@ -96,10 +98,22 @@ class TestOpen(SynchronousTestCase):
         assert cache.name == "inet:mc1:11211, unix:/mc2"
         assert self.open("memcache = unix:/mc2\n")._cache is cache._clients[1]
 
+    def test_signed(self) -> None:
+        """Each server of several has its own signatures: what one has without one does not hide what another has."""
+        keys = self.path.with_name("keys")
+        keys.touch(0o600)
+        keys.write_text("00" * 32)
+        cache = self.open(f"memcache = inet:mc1:11211, unix:/mc2\nreplicas = 2\nsigning_key_file = {keys}\n")._cache
+        assert isinstance(cache, Cluster)
+        assert [type(client) for client in cache._clients] == [SignedCache, SignedCache]
+        assert isinstance(self.open(f"memcache = unix:/mc2\nsigning_key_file = {keys}\n")._cache, SignedCache)
+
     def test_bad_list(self) -> None:
-        """A bad list is one error, whatever else is said of the servers."""
-        caught = self.assertRaises(ConfigurationError, self.open, "memcache = memory:, unix:/x\nreplicas = 2\n")
-        assert len(caught.problems) == 1
+        """A bad list is one error; what else is said of the servers is wrong only if it is so with any list."""
+        lines = "memcache = memory:, unix:/x\nreplicas = 2\n"
+        assert len(self.assertRaises(ConfigurationError, self.open, lines).problems) == 1
+        caught = self.assertRaises(ConfigurationError, self.open, f"{lines}memcache_failure = other\n")
+        assert [problem.line for problem in caught.problems] == [1, 3]
 
     def test_backed(self) -> None:
         """A change that a cache misses is owed to it where there is a backup."""
