@@ -14,7 +14,7 @@ from socketmap_memcache.asker import FIRING, Asker
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
 from socketmap_memcache.memcache.command import Command, Delete, Get, GetMany, Set
 from socketmap_memcache.memcache.connection import MemcacheConnection
-from socketmap_memcache.memcache.interface import IBatchCache, ILeaseCache, Leased, Limits
+from socketmap_memcache.memcache.interface import IMember, Leased, Limits
 from socketmap_memcache.memcache.lease_commands import GetLeased, GiveUp, Refill
 from socketmap_memcache.memcache.link import Connect, Link, State
 from socketmap_memcache.memcache.owed import OwedDeletes
@@ -26,7 +26,7 @@ PATIENCE = 90.0
 LOG_INTERVAL = 60.0
 
 
-@implementer(IBatchCache, ILeaseCache)
+@implementer(IMember)
 class MemcacheClient:
     """All of a process' commands to one memcached.
 
@@ -63,12 +63,12 @@ class MemcacheClient:
 
     @property
     def usable(self) -> bool:
-        """Whether it is worth while to send something new: the server is up, or nobody has asked it yet."""
+        """Whether it is worth while to send something new; see :class:`IMember`."""
         return self._link.usable
 
     @property
     def up_since(self) -> float:
-        """When the server was found to be up again, in reactor seconds, or minus infinity; see :class:`Link`."""
+        """When the server was found to be up again; see :class:`IMember` and :class:`Link`."""
         return self._link.up_since
 
     # What tables call.
@@ -142,7 +142,7 @@ class MemcacheClient:
         return answer
 
     def owe(self, key: bytes) -> None:
-        """See to it that the server does not serve what it has of a key: it may have missed a change.
+        """See to it that the server does not serve what it has of a key; see :class:`IMember`.
 
         The key is deleted at once, or, where there is no connection, before anything else is sent on the next one.
         """
@@ -155,6 +155,11 @@ class MemcacheClient:
             limits = Limits(timeout=self._link.timeout, max_try=1)
             for command in self._owed.commands(limits, keys):
                 self._begin(command)
+
+    def learn(self, other: MemcacheClient) -> None:
+        """Know, and owe, what another client of the same server does; before the first command."""
+        self._link.learn(other._link)
+        other._owed.bequeath(self._owed)
 
     def inherit(self, owed: OwedDeletes) -> None:
         """Owe what another client of the same server owes."""

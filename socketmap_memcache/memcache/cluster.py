@@ -11,12 +11,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.asker import FIRING, Asker, tell
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.change import Change
-from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.interface import (
     IBatchCache,
     ILeaseCache,
+    IMember,
     Leased,
     LeasesUnsupportedError,
     Limits,
@@ -37,7 +38,7 @@ class Cluster:
 
     def __init__(
         self,
-        clients: Sequence[MemcacheClient],
+        clients: Sequence[IMember],
         ring: Placement,
         rule: FailureRule,
         ttl: int,
@@ -51,7 +52,8 @@ class Cluster:
         self.name = ", ".join(client.name for client in clients)
         self._clients = clients
         self._index_of = ring.index_of
-        self._members = Members(clients, ring, rule, ttl, pool.reactor.seconds)
+        history, reactor = pool.history(self.name), pool.reactor
+        self._members = Members(clients, ring, rule, ttl, history, reactor.seconds, time_of_day(reactor))
         self._plain = rule.replicas == 1 and not rule.stand_in
         self._pool = pool
         self._tries = _SingleTries()
@@ -83,17 +85,20 @@ class Cluster:
             parts.setdefault(self._index_of(key), []).append(key)
         asked = [self._clients[index].get_many(part, limits) for index, part in parts.items()]
         gets = DeferredList(asked, consumeErrors=True)
-        return gets.addCallback(self._join, list(parts.values()))
+        return gets.addCallback(self._join, parts, limits)
 
     def _join(
-        self, results: list[tuple[bool, dict[bytes, bytes | None]]], parts: list[list[bytes]]
+        self, results: list[tuple[bool, dict[bytes, bytes | None]]], parts: dict[int, list[bytes]], limits: Limits
     ) -> dict[bytes, bytes | None]:
         values: dict[bytes, bytes | None] = {}
-        for (succeeded, found), part in zip(results, parts, strict=True):
-            if not succeeded or self._members.rule.replicas > 1:
+        members = self._members
+        replicated = members.rule.replicas > 1
+        for (succeeded, found), (index, part) in zip(results, parts.items(), strict=True):
+            if not succeeded or replicated or (members.may_have_stand_in(index) and not limits.backed):
                 values.update(dict.fromkeys(part))
             if succeeded:
-                values.update(found)
+                # An empty value is for Search as well: it may be the mark of a lease.
+                values.update({key: value for key, value in found.items() if value or not replicated})
         return values
 
     def set(self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits) -> Deferred[bool]:
@@ -188,10 +193,10 @@ class _FirstAnswer:
 
     def answered(self, value: bytes | None, token: tuple[bytes, int, Limits, Limits, Asker, Any]) -> None:
         key, index, limits, once, asker, asker_token = token
-        if value is not None or self._only_home:
+        if value or (self._only_home and limits.backed):
             asker.answered(value, asker_token)
         else:
-            Search(self._members, key, limits, once, asker, asker_token).answered(None, index)
+            Search(self._members, key, limits, once, asker, asker_token).answered(value, index)
 
     def failed(self, failure: Failure, token: tuple[bytes, int, Limits, Limits, Asker, Any]) -> None:
         key, index, limits, once, asker, asker_token = token
@@ -214,7 +219,7 @@ class _SingleTries:
         return made[1]
 
 
-def _owe(failure: Failure, client: MemcacheClient, key: bytes) -> None:
+def _owe(failure: Failure, client: IMember, key: bytes) -> None:
     failure.trap(TemporaryError)
     client.owe(key)
 

@@ -185,7 +185,14 @@ class Set(Command):
     def __init__(
         self, key: bytes, value: bytes, flags: int, ttl: int, limits: Limits, asker: Asker, token: Any
     ) -> None:
-        super().__init__(key, memcache.set_(key, value, flags, ttl), limits, asker, token)
+        # As in Command, but not by it: this is done for each mail that greylisting defers.
+        self.key = key
+        self.wire = memcache.set_(key, value, flags, ttl)
+        self.limits = limits
+        self.asker = asker
+        self.token = token
+        self.tries = 0
+        self.uncertain = False
 
     def take(self, reader: ReplyReader) -> object:
         return reader.next_is(b"STORED\r\n", self.limits.line_size_limit) or super().take(reader)

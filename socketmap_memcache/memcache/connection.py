@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import cast
 
-from twisted.internet.address import UNIXAddress
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.command import UNFINISHED, Command, CommandRefusedError
-from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
+from socketmap_memcache.pipelined_connection import PipelinedConnection
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
 
 
-class MemcacheConnection(Protocol):
+class MemcacheConnection(PipelinedConnection):
     """A connection that is used until the first thing goes wrong on it.
 
     :ivar in_flight: the commands that have no reply yet, the oldest first.
@@ -41,24 +40,12 @@ class MemcacheConnection(Protocol):
         :param on_lost: called once, at the end of the connection, with the commands whose try has failed, those that
             only happened to be on the same connection, and the reason.
         """
+        super().__init__(reactor, ReplyReader())
         self._server = server
-        self._reactor = reactor
         self._on_failed = on_failed
         self._on_lost = on_lost
-        self._reader = ReplyReader()
-        self._unsent: list[bytes] = []
-        self._usable = True
         self.has_answered = False
         self.in_flight: deque[Command] = deque()
-
-    def connectionMade(self) -> None:
-        """Begin."""
-        # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
-        self._transport = cast(ITCPTransport, self.transport)
-        if not isinstance(self._transport.getPeer(), UNIXAddress):
-            self._transport.setTcpNoDelay(True)
-            self._transport.setTcpKeepAlive(True)
-        self._writer = PromptWriter(self._transport)
 
     def send(self, command: Command) -> None:
         """Put a command on its way. What is sent in one reactor turn leaves in one write, but for the first of it."""
@@ -72,18 +59,6 @@ class MemcacheConnection(Protocol):
             self._flush()
         else:
             self._reactor.callLater(0, self._flush)
-
-    def _flush(self, _: bytes = b"") -> None:
-        if self._usable:
-            self._writer.write(b"".join(self._unsent))
-        self._unsent.clear()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Match what has come with the commands in flight."""
-        if self._usable:
-            self._reader.feed(data)
-            with WRITES_TOGETHER:
-                self._hand_over()
 
     def _hand_over(self) -> None:
         reader, in_flight = self._reader, self.in_flight
@@ -133,22 +108,22 @@ class MemcacheConnection(Protocol):
 
         :param blamed: the commands that have used up a try; the others in flight may go on elsewhere.
         """
-        if self._usable:
+        if self.usable:
             self._transport.abortConnection()
             self._end(error, blamed)
 
     def close(self) -> None:
         """Close the connection, on which nothing is in flight."""
-        self._usable = False
+        self.usable = False
         self._writer.close()
 
     def _error(self, text: str) -> TemporaryError:
         return TemporaryError(f"memcached {self._server}: {text}")
 
     def _end(self, error: TemporaryError, blamed: Collection[Command]) -> None:
-        if not self._usable:
+        if not self.usable:
             return
-        self._usable = False
+        self.usable = False
         commands = list(self.in_flight)
         self.in_flight.clear()
         finished = self._finished(commands)

@@ -115,5 +115,15 @@ class ILeaseCache(ICache):
         """Let another one win the lease of a key; fires with ``False`` where the key has been changed since."""
 
 
+class IMember(IBatchCache, ILeaseCache):
+    """A cache that is one server of a cluster."""
+
+    usable: bool = Attribute("Whether it is worth while to send something new: the server is up, or was never asked.")
+    up_since: float = Attribute("When the server was found to be up again, in reactor seconds, or minus infinity.")
+
+    def owe(key: bytes) -> None:
+        """See to it that the server does not serve what it has of a key: it may have missed a change."""
+
+
 class LeasesUnsupportedError(TemporaryError):
     """The server has no meta commands: it is older than memcached 1.6, or a proxy."""

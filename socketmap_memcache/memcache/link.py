@@ -22,9 +22,10 @@ from socketmap_memcache.memcache.connection import MemcacheConnection
 from socketmap_memcache.memcache.interface import Limits
 
 #: Seconds before a server that is down is tried again, at first and at most; it doubles in between.
-#: A refused connection costs next to nothing, and mail waits for the first one that is accepted.
+#: A refused connection costs next to nothing, and mail waits for the first one that is accepted: that is to be within
+#: two seconds of the server's return, however long it was away.
 FIRST_PROBE = 0.1
-LAST_PROBE = 5.0
+LAST_PROBE = 1.0
 
 #: The key that a probe asks for. It need not exist, and a proxy takes it, too.
 PROBE_KEY = b"socketmap-memcache-probe"
@@ -121,6 +122,11 @@ class Link:
             self._happen(_Event.WANTED)
         elif self.state is State.SUSPECT and self._attempt is None and self._probed is None:
             self._happen(_Event.WANTED)
+
+    def learn(self, other: Link) -> None:
+        """Know what another link knows of the server's past; before the first connection."""
+        self.up_since = max(self.up_since, other.up_since)
+        self._used = self._used or (other._used and other.state is not State.UP)
 
     def close(self) -> None:
         """Let go of the connection, on which nothing is in flight, or give up making one."""
@@ -234,10 +240,10 @@ class Link:
         # Before anybody hears of it, and may close the client.
         self._stay_down(error)
         self._log.warn(
-            "memcached {name} is down: {reason} Look-ups go to the backup, or fail, until it is back; "
+            "memcached {name} is down: {reason}. Look-ups go to the backup, or fail, until it is back; "
             "trying every {seconds:g} s or sooner.",
             name=self.name,
-            reason=self._down,
+            reason=str(self._down).rstrip("."),
             seconds=LAST_PROBE,
         )
         self._on_down(self.refusal())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol as Structure
 
 import attrs
 
-from socketmap_memcache.memcache.client import MemcacheClient
+from socketmap_memcache.memcache.history import History
+from socketmap_memcache.memcache.interface import IMember
 from socketmap_memcache.memcache.memory import MONTH
 
 #: Keys whose stand-ins are remembered; the oldest are forgotten first, and are gone from there after failover_ttl.
@@ -50,23 +50,26 @@ class Members:
 
     def __init__(
         self,
-        clients: Sequence[MemcacheClient],
+        clients: Sequence[IMember],
         ring: Placement,
         rule: FailureRule,
         ttl: int,
+        history: History,
         clock: Callable[[], float],
+        time_of_day: Callable[[], float],
     ) -> None:
         """:param ttl: for how long entries live, if nothing else is said when they are stored; memcached's rules.
 
+        :param history: of these servers.
         :param clock: the seconds of the clients' reactor.
+        :param time_of_day: gives UNIX time.
         """
         self.clients = clients
         self.rule = rule
         self.order = ring.order
         self._clock = clock
-        self._longest_life = 0.0
-        self._missed = [float("-inf")] * len(clients)  # when each last missed a change
-        self._stand_ins: OrderedDict[bytes, tuple[frozenset[int], float]] = OrderedDict()
+        self._time_of_day = time_of_day
+        self._history = history
         self.note_ttl(ttl)
 
     def homes(self, key: bytes) -> Sequence[int]:
@@ -81,12 +84,15 @@ class Members:
 
     def note_ttl(self, ttl: int) -> None:
         """Note that an entry is to live for so long; memcached's rules."""
-        life = float("inf") if ttl == 0 else ttl - self._clock() if ttl > MONTH else ttl
-        self._longest_life = max(self._longest_life, life)
+        life = float("inf") if ttl == 0 else self._seconds_left(ttl)
+        self._history.longest_life = max(self._history.longest_life, life)
+
+    def _seconds_left(self, ttl: int) -> float:
+        return ttl - self._time_of_day() if ttl > MONTH else ttl
 
     def note_missed(self, index: int) -> None:
         """Note that a server has missed a change just now."""
-        self._missed[index] = self._clock()
+        self._history.missed[index] = self._clock()
 
     def is_whole(self, index: int) -> bool:
         """Say whether a server has all that it should have, as far as this process can know.
@@ -94,28 +100,32 @@ class Members:
         It has, if it has been up for longer than any entry lives, and has missed no change in that time. A server that
         was always up since this process first asked it counts as whole.
         """
-        since = max(self.clients[index].up_since, self._missed[index])
-        return since == float("-inf") or self._clock() - since > self._longest_life
+        since = self._behind_since(index)
+        return since == float("-inf") or self._clock() - since > self._history.longest_life
+
+    def _behind_since(self, index: int) -> float:
+        return max(self.clients[index].up_since, self._history.missed.get(index, float("-inf")))
 
     # Stand-ins.
 
+    def may_have_stand_in(self, index: int) -> bool:
+        """Say whether another server may still have what was stored in this one's place while it was away."""
+        return self.rule.stand_in and self._clock() - self._behind_since(index) <= self.rule.failover_ttl
+
     def stand_in_ttl(self, ttl: int) -> int:
         """Give the ttl for an entry at a stand-in."""
-        now, longest = self._clock(), self.rule.failover_ttl
-        if ttl < 0:
-            return ttl
-        return longest if ttl == 0 or (ttl - now if ttl > MONTH else ttl) > longest else ttl
+        longest = self.rule.failover_ttl
+        return longest if ttl == 0 or self._seconds_left(ttl) > longest else ttl
 
     def note_stand_in(self, key: bytes, index: int) -> None:
         """Note that a server now has a key in place of another."""
-        servers, _ = self._stand_ins.pop(key, (frozenset(), 0))
+        stand_ins = self._history.stand_ins
+        servers, _ = stand_ins.pop(key, (frozenset(), 0))
         now = self._clock()
-        self._stand_ins[key] = (servers | {index}, now + self.rule.failover_ttl)
-        while len(self._stand_ins) > STAND_INS_LIMIT or next(iter(self._stand_ins.values()))[1] < now:
-            self._stand_ins.popitem(last=False)
+        stand_ins[key] = (servers | {index}, now + self.rule.failover_ttl)
+        while len(stand_ins) > STAND_INS_LIMIT or next(iter(stand_ins.values()))[1] < now:
+            stand_ins.popitem(last=False)
 
     def take_stand_ins(self, key: bytes) -> Iterable[int]:
         """Forget who has a key in place of another, and give them."""
-        if not self._stand_ins:
-            return ()
-        return self._stand_ins.pop(key, ((), 0))[0]
+        return self._history.stand_ins.pop(key, ((), 0))[0]

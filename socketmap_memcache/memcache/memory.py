@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from socketmap_memcache.asker import Asker
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.memcache.interface import ICache, Limits
 
 #: Above this, in seconds, memcached takes a ttl for a UNIX time (its doc/protocol.txt).
@@ -27,11 +28,12 @@ class MemoryCache:
         """Make an empty cache.
 
         :param size_limit: how many bytes all entries together may take, about.
-        :param reactor: whose ``seconds`` are UNIX time.
+        :param reactor: for time.
         """
         self.name = name
         self._size_limit = size_limit
         self._reactor = reactor
+        self._time_of_day = time_of_day(reactor)
         self._size = 0
         self._entries: OrderedDict[bytes, tuple[bytes, float]] = OrderedDict()
 
@@ -79,7 +81,7 @@ class MemoryCache:
         """Store a value, in place of the one that is there; what is too large for the whole cache is not stored."""
         self.remove(key)
         now = self._reactor.seconds()
-        end = float("inf") if ttl == 0 else float(ttl) if ttl > MONTH else now + ttl
+        end = float("inf") if ttl == 0 else now + (ttl - self._time_of_day() if ttl > MONTH else ttl)
         size = len(key) + len(value) + _OVERHEAD
         if end > now and size <= self._size_limit:
             self._entries[key] = (value, end)

@@ -106,7 +106,7 @@ class OwedDeletes:
 
     def bequeath(self, heir: OwedDeletes) -> None:
         """Let another client of the same server owe all of it, too."""
-        for key in self._keys:
+        for key in list(self._keys):  # in one go: at a reload it is done in a thread
             heir.add(key)
         heir._flush = max(heir._flush, self._flush)
 

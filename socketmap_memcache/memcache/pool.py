@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.greeting import greeter_for
+from socketmap_memcache.memcache.history import History
 from socketmap_memcache.memcache.interface import ICache
 from socketmap_memcache.memcache.memory import MemoryCache
 from socketmap_memcache.memcache.security import PLAIN, Security
@@ -25,6 +27,7 @@ class ClientPool:
         self.reactor = reactor
         self._clients: dict[tuple[Server, Security], MemcacheClient] = {}
         self._users: dict[MemcacheClient, int] = {}
+        self._histories: WeakValueDictionary[str, History] = WeakValueDictionary()
         self._lock = Lock()  # a reload opens tables in a thread, while old ones may be let go
 
     def memcached(self, server: Server, security: Security = PLAIN) -> MemcacheClient:
@@ -40,8 +43,19 @@ class ClientPool:
             if client is None:
                 connect = partial(server.connect, self.reactor, greeter=greeter_for(server, security))
                 client = self._clients[shared_by] = MemcacheClient(server.name, connect, self.reactor)
+                for other in self._users:
+                    if other.name == server.name:
+                        client.learn(other)
             self._users[client] = self._users.get(client, 0) + 1
             return client
+
+    def history(self, name: str) -> History:
+        """Give the history of the servers of a cluster, which there is for as long as anybody uses it.
+
+        :param name: of the cluster.
+        """
+        with self._lock:
+            return self._histories.setdefault(name, History())
 
     def memory(self, name: str, size_limit: int) -> ICache:
         """Give a cache of its own in memory, of about ``size_limit`` bytes at most."""

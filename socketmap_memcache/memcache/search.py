@@ -17,10 +17,14 @@ class Search:
     Found at one of them is found. Where none has the key it is *missing* if all its homes say so, or one does that is
     whole (see :meth:`Members.is_whole`): a server that is down must not make every new key fail. Otherwise the homes
     that did not answer are asked once more, with all tries; and then it has *failed*: one of them may have it.
+
+    An empty value may be the mark of a lease: it is the answer if no other server has a value. Where there is no
+    backup, and a home came back not long ago, one server more is asked: it may have stood in for that home.
     """
 
     __slots__ = (
         "_asker",
+        "_empty",
         "_failure",
         "_insisted",
         "_key",
@@ -44,6 +48,7 @@ class Search:
         self._tried: set[int] = set()
         self._insisted: set[int] = set()
         self._failure: Failure | None = None
+        self._empty: bytes | None = None
 
     def begin(self) -> None:
         """Ask the first server."""
@@ -51,9 +56,11 @@ class Search:
 
     def answered(self, value: bytes | None, index: int) -> None:
         """Hear what a server has; see :class:`Asker`."""
-        if value is not None:
+        if value:
             self._asker.answered(value, self._token)
             return
+        if value is not None:
+            self._empty = value
         self._tried.add(index)
         self._misses.add(index)
         self._go_on()
@@ -66,15 +73,15 @@ class Search:
 
     def _go_on(self) -> None:
         members = self._members
-        if len(self._misses) < members.rule.replicas:
+        if len(self._misses) < self._enough():
             for index in members.reach(self._key):
                 if index not in self._tried and members.clients[index].usable:
                     self._ask(index, self._once)
                     return
         homes = members.homes(self._key)
         misses = [index for index in homes if index in self._misses]
-        if len(misses) == len(homes) or any(map(members.is_whole, misses)):
-            self._asker.answered(None, self._token)
+        if self._empty is not None or len(misses) == len(homes) or any(map(members.is_whole, misses)):
+            self._asker.answered(self._empty, self._token)
             return
         for index in homes:
             if index not in self._misses and index not in self._insisted:
@@ -83,6 +90,12 @@ class Search:
                 return
         assert self._failure is not None
         self._asker.failed(self._failure, self._token)
+
+    def _enough(self) -> int:
+        """Give how many servers have to miss the key before no other is asked."""
+        members = self._members
+        late = not self._limits.backed and any(map(members.may_have_stand_in, members.homes(self._key)))
+        return members.rule.replicas + late
 
     def _ask(self, index: int, limits: Limits) -> None:
         self._members.clients[index].get_for(self._key, limits, self, index)

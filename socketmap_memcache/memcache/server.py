@@ -62,6 +62,13 @@ class Server:
         """Whether it is a path or an address, and not a name whose addresses may change."""
         return bool(self.path) or is_address(self.host)
 
+    @property
+    def place(self) -> str | tuple[str, int]:
+        """What two servers cannot have in common, however they are written: the path, or host and port."""
+        if self.path:
+            return self.path
+        return (str(ip_address(self.host)) if is_address(self.host) else self.host.lower().rstrip(".")), self.port
+
     def connect(
         self, reactor: Any, factory: IProtocolFactory, timeout: float, greeter: Greeter | None = None
     ) -> Deferred[Any]:

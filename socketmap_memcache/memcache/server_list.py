@@ -36,12 +36,12 @@ def parse_server_list(text: str) -> list[WeightedServer]:
     """
     # Where nothing is written, Server.parse says what to write.
     servers = [_parse_entry(entry) for entry in split_list(text) or [text]]
-    names: dict[str, str] = {}
+    names: dict[str | tuple[str, int], str] = {}
     for entry in servers:
-        name = entry.server.name
-        if entry.label in names:
-            raise ValueError(f"{name} is the same server as {names[entry.label]}; for more keys give it a weight")
-        names[entry.label] = name
+        name, place = entry.server.name, entry.server.place
+        if place in names:
+            raise ValueError(f"{name} is the same server as {names[place]}; for more keys give it a weight")
+        names[place] = name
     counts = point_counts([entry.weight for entry in servers])
     if 0 in counts:
         entry = servers[counts.index(0)]

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from socketmap_memcache.asker import FIRING, Asker
-from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, Leased, Limits
+from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, IMember, Leased, Limits
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.signature import HEADER_SIZE, BadSignatureError, Signature
 
@@ -27,7 +27,8 @@ class SignedCache:
 
     An empty value, which no signed one is, stands for none: it is the mark of somebody's lease.
 
-    It provides :class:`IBatchCache` and :class:`ILeaseCache` where the cache that it uses does.
+    It provides :class:`IBatchCache`, :class:`ILeaseCache` and :class:`IMember` where the cache that it uses does. In
+    front of one server of a cluster, what that has without a signature does not hide what another one has.
 
     :ivar name: of that cache.
     :ivar rejected: how many values were not accepted.
@@ -52,9 +53,23 @@ class SignedCache:
         self._limits: Limits | None = None  # the last that were given,
         self._raised = Limits()  # and what became of them
         self._all_raised: dict[Limits, Limits] = {}
-        for interface in (IBatchCache, ILeaseCache):
+        for interface in (IBatchCache, ILeaseCache, IMember):
             if interface.providedBy(cache):
                 alsoProvides(self, interface)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is worth while to send something new; see :class:`IMember`."""
+        return cast(bool, self._cache.usable)
+
+    @property
+    def up_since(self) -> float:
+        """When the server was found to be up again; see :class:`IMember`."""
+        return cast(float, self._cache.up_since)
+
+    def owe(self, key: bytes) -> None:
+        """See to it that the server does not serve what it has of a key; see :class:`IMember`."""
+        self._cache.owe(key)
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Ask for a value; see :class:`ICache`."""

@@ -40,19 +40,20 @@ def read_signing_keys(path: str) -> list[SigningKey]:
     """Read a file that has a key in hexadecimal digits on each line, and maybe comments and empty lines.
 
     :return: the keys; the first is to sign, all are to verify.
-    :raises ConfigurationError: the file cannot be read, or by everybody; a line is no key; there is none. No text
-        has anything of a key in it.
+    :raises ConfigurationError: the file cannot be read, or by everybody; a line is no key; there is none. Only a
+        problem with a line has that for its place. No text has anything of a key in it.
     """
     try:
         with Path(path).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(_LARGEST_FILE + 1)
     except OSError as error:
-        raise ConfigurationError([Problem(f"cannot be read: {error.strerror}", path)]) from None
+        raise ConfigurationError([Problem(f"{path}: cannot be read: {error.strerror}")]) from None
     if mode & stat.S_IRWXO:
-        raise ConfigurationError([Problem(f"every user may use these signing keys; run: chmod o= {path}", path)])
+        open_to_all = f"{path}: every user may use these signing keys; run: chmod o= {path}"
+        raise ConfigurationError([Problem(open_to_all)])
     if len(text) > _LARGEST_FILE:
-        raise ConfigurationError([Problem("too large for a file of signing keys", path)])
+        raise ConfigurationError([Problem(f"{path}: too large for a file of signing keys")])
     return _parse(text.decode("latin-1"), path)
 
 
@@ -74,7 +75,7 @@ def _parse(text: str, path: str) -> list[SigningKey]:
             problems.append(Problem("this key is there twice", path, number))
         keys[key.id] = key
     if not keys and not problems:
-        problems.append(Problem("there is no key in this file: add what `openssl rand -hex 32` prints", path))
+        problems.append(Problem(f"{path}: there is no key in this file: add what `openssl rand -hex 32` prints"))
     if problems:
         raise ConfigurationError(problems)
     return list(keys.values())

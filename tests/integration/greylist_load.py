@@ -6,8 +6,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from random import Random
+from typing import Any, TypeVar
 
 import attrs
 
@@ -16,11 +17,13 @@ from .harness.policy import PolicyClient
 from .harness.socketmap import SocketmapClient
 from .several_hosts import DELAY, Host, Site
 
+C = TypeVar("C", bound=Client)
+
 #: Who sends, beside the mail's own number.
 CLIENT = {"client_address": "192.0.2.7", "client_name": "mx.example.com", "sender": "alice@example.com"}
 
-#: What is in the map.
-ALIASES = {b"user%d@example.org" % number: b"mailbox%d@example.net" % number for number in range(20)}
+#: What is in the map: enough that each memcached has some of it.
+ALIASES = {b"user%d@example.org" % number: b"mailbox%d@example.net" % number for number in range(60)}
 
 #: Senders of each site, and the seconds between two mails of one of them.
 SENDERS, PAUSE = 3, 0.02
@@ -69,41 +72,47 @@ class Lost(Exception):
 
 
 class Connections:
-    """One sender's connections to each host; made anew when the host was killed, and only then."""
+    """One client's connections to each host; made anew when the host was killed, and only then."""
 
-    def __init__(self, hosts: tuple[Host, Host], connect: Callable[[Host], Client]) -> None:
+    def __init__(self, hosts: tuple[Host, Host]) -> None:
         self._hosts = hosts
-        self._connect = connect
-        self._open: list[tuple[int, Client] | None] = [None, None]
+        self._open: dict[tuple[int, object], tuple[int, Any]] = {}
 
-    def ask(self, number: int, ask: Callable[[Client], bytes]) -> bytes:
-        """Ask a host.
+    def request(self, number: int, attributes: dict[str, str]) -> bytes:
+        """Ask a host's greylist.
 
-        :raises Lost: it is away, or just was.
+        :raises Lost: the host is away, or just was.
         """
+        with self._client(number, PolicyClient, self._hosts[number].policy_addresses[0]) as client:
+            return client.ask(attributes)
+
+    def look_up(self, number: int, key: bytes) -> bytes:
+        """Ask a host's map.
+
+        :raises Lost: the host is away, or just was.
+        """
+        with self._client(number, SocketmapClient, self._hosts[number].addresses[0]) as client:
+            return client.ask("aliases", key)
+
+    @contextmanager
+    def _client(self, number: int, kind: Callable[[str], C], address: str) -> Iterator[C]:
         host = self._hosts[number]
-        lives = host.lives
+        lives, client = self._open.pop((number, kind), (host.lives, None))
         try:
-            if self._open[number] is None:
-                self._open[number] = lives, self._connect(host)
-            used = self._open[number]
-            assert used is not None
-            lives = used[0]
-            return ask(used[1])
+            if client is None:
+                client = kind(address)
+            yield client
         except (OSError, EOFError):
-            self.close(number)
+            if client is not None:
+                client.close()
             if lives % 2 == 0 and host.lives == lives:  # it was not killed
                 raise
             raise Lost from None
+        self._open[number, kind] = lives, client
 
-    def close(self, number: int) -> None:
-        used, self._open[number] = self._open[number], None
-        if used is not None:
-            used[1].close()
-
-    def close_all(self) -> None:
-        for number in range(len(self._open)):
-            self.close(number)
+    def close(self) -> None:
+        for _, client in self._open.values():
+            client.close()
 
 
 class Load:
@@ -121,8 +130,9 @@ class Load:
         self._site = site
         self._ended = threading.Event()
         self._numbers = itertools.count()
-        self._threads = [threading.Thread(target=self._run, args=(self._send, seed)) for seed in range(SENDERS)]
-        self._threads.append(threading.Thread(target=self._run, args=(self._look_up, SENDERS)))
+        self._passed: list[Mail] = []
+        targets = [*[self._send] * SENDERS, self._send_again, self._find, self._miss]
+        self._threads = [threading.Thread(target=self._run, args=seeded) for seeded in enumerate(targets)]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -133,10 +143,10 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, target: Callable[[Random], Iterator[None]], seed: int) -> None:
+    def _run(self, seed: int, target: Callable[[Random, Connections], Iterator[None]]) -> None:
         try:
-            with closing(target(Random(seed))) as steps:  # type: ignore[type-var]
-                for _ in steps:
+            with closing(Connections(self._site.hosts)) as connections:
+                for _ in target(Random(seed), connections):
                     if self._ended.wait(PAUSE):
                         break
         except Exception as error:
@@ -145,29 +155,28 @@ class Load:
 
     # Mail.
 
-    def _send(self, random: Random) -> Iterator[None]:
-        connections = Connections(self._site.hosts, lambda host: PolicyClient(host.policy_addresses[0]))
+    def _send(self, random: Random, connections: Connections) -> Iterator[None]:
+        """Send new mails, and try each again when the delay is over."""
         waiting: list[Mail] = []
-        known: list[Mail] = []
-        try:
-            for number in itertools.count():
-                if number % 4 == 0:
-                    mail = self._try_new(connections, random)
-                    if mail is not None:
-                        waiting.append(mail)
+        while True:
+            mail = self._try_new(connections, random)
+            if mail is not None:
+                waiting.append(mail)
+            for _ in range(4):
                 yield
-                while waiting and time.monotonic() >= waiting[0].deferred + DELAY:
-                    mail = waiting.pop(0)
-                    self._ask(connections, "retry", mail, 1 - mail.host)
-                    known.append(mail)
-                    yield
-                if known:
-                    # Those that came last, which no cache may have had, and old ones, which it may have forgotten.
-                    mail = random.choice(known[-10:] if random.random() < 0.5 else known)
-                    self._ask(connections, "known", mail, random.randrange(2))
-                    yield
-        finally:
-            connections.close_all()
+            while waiting and time.monotonic() >= waiting[0].deferred + DELAY:
+                mail = waiting.pop(0)
+                self._ask(connections, "retry", mail, 1 - mail.host)
+                self._passed.append(mail)
+                yield
+
+    def _send_again(self, random: Random, connections: Connections) -> Iterator[None]:
+        """Send what has passed: what came last, which no cache may have had, and what it may have forgotten."""
+        while True:
+            yield
+            if self._passed:
+                mail = random.choice(self._passed[-10:] if random.random() < 0.5 else self._passed)
+                self._ask(connections, "known", mail, random.randrange(2))
 
     def _try_new(self, connections: Connections, random: Random) -> Mail | None:
         mail = Mail(f"{next(self._numbers)}@example.org", time.monotonic())
@@ -183,14 +192,10 @@ class Load:
     def _ask(self, connections: Connections, kind: str, mail: Mail, number: int) -> Event:
         request = {**CLIENT, "recipient": mail.recipient}
 
-        def ask(client: Client) -> bytes:
-            assert isinstance(client, PolicyClient)
-            return client.ask(request)
-
         while True:
             began = time.monotonic()
             try:
-                answer = connections.ask(number, ask)
+                answer = connections.request(number, request)
             except Lost:
                 # It may have been heard before, which makes a retry a later mail, and a new one an early retry.
                 mail.certain = False
@@ -207,28 +212,21 @@ class Load:
 
     # Maps.
 
-    def _look_up(self, random: Random) -> Iterator[None]:
-        connections = Connections(self._site.hosts, lambda host: SocketmapClient(host.addresses[0]))
-        keys = list(ALIASES)
-        try:
-            while True:
-                self._look_up_key(connections, "found", random.choice(keys), random.randrange(2))
-                yield
-                missing = b"nobody%d@example.org" % next(self._numbers)
-                self._look_up_key(connections, "missing", missing, random.randrange(2))
-                yield
-        finally:
-            connections.close_all()
+    def _find(self, random: Random, connections: Connections) -> Iterator[None]:
+        for key in itertools.cycle(ALIASES):
+            self._look_up(connections, "found", key, random.randrange(2))
+            yield
 
-    def _look_up_key(self, connections: Connections, kind: str, key: bytes, number: int) -> None:
-        def ask(client: Client) -> bytes:
-            assert isinstance(client, SocketmapClient)
-            return client.ask("aliases", key)
+    def _miss(self, random: Random, connections: Connections) -> Iterator[None]:
+        for number in itertools.count():
+            self._look_up(connections, "missing", b"nobody%d@example.org" % number, random.randrange(2))
+            yield
 
+    def _look_up(self, connections: Connections, kind: str, key: bytes, number: int) -> None:
         while True:
             began = time.monotonic()
             try:
-                answer = connections.ask(number, ask)
+                answer = connections.look_up(number, key)
             except Lost:
                 number = 1 - number
                 continue

@@ -32,6 +32,9 @@ FILES = {
     )
 }
 
+#: The commands to begin with.
+COMMANDS = [line for block in BLOCKS if "socketmap-memcache " in block for line in block.splitlines()]
+
 ETC = "/etc/socketmap-memcache/"
 PASSWORD = "secret"
 
@@ -131,6 +134,7 @@ class Site:
 @contextmanager
 def make_site(directory: Path, kind: str) -> Iterator[Site]:
     """Start all but the hosts' services, and stop all."""
+    directory.mkdir()
     memcacheds = []
     for number in range(1, 4):
         place = directory / f"mc{number}"
@@ -154,7 +158,8 @@ def make_site(directory: Path, kind: str) -> Iterator[Site]:
 def _make_database(directory: Path, kind: str) -> tuple[Postgresql | RedisServer, dict[str, str]]:
     if kind == "pgsql":
         server = Postgresql(directory, make_cluster(directory))
-        return server, {"hosts = db1.example.com": f"hosts = {server.address}"}
+        place = server.address.removeprefix("inet:")
+        return server, {"hosts = db1.example.com": f"hosts = {place}", "host db1.example.com": f"host {place}"}
     options = [f"--{word}" if index == 0 else word for line in _redis_conf() for index, word in enumerate(line)]
     redis = RedisServer(directory, options=options, password=PASSWORD)
     return redis, {"inet:db1.example.com:6379": redis.address}

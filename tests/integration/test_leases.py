@@ -16,6 +16,7 @@ from .harness.launch import assert_clean
 from .harness.memcached import Memcached
 from .harness.nutcracker import Nutcracker
 from .harness.processes import scratch_directory, wait_until, write_config
+from .harness.scripted import Get, scripted_memcached
 from .harness.service import Service
 from .harness.slow_backup import SlowBackup, slow_backup
 from .harness.socketmap import SocketmapClient, ask
@@ -196,7 +197,28 @@ def test_with_all_else() -> None:
             assert_clean(service.log)
 
 
-def test_old_memcached_or_proxy() -> None:
+def test_old_memcached() -> None:
+    """With a memcached of before 1.6 look-ups go on without leases; the log says so, once for each table."""
+
+    def miss(get: Get) -> bool:
+        get.send(b"END\r\n")
+        return True
+
+    with (
+        scratch_directory() as folder,
+        scripted_memcached(folder / "old.sock", miss) as old,
+        slow_backup(folder / "backup.sock", 0.02) as backup,
+    ):
+        table = write_config(folder / "t.cf", f"memcache = {old.address}\nbackup = {backup.table}\nlease = yes\n")
+        with Service(folder, f"tables = lease=memcache:{table}\n") as service:
+            for _ in range(5):
+                assert ask(service.addresses[0], "lease") == b"OK kept"
+            assert service.log.count("look-ups go on without leases") == 1
+            assert "its reply to mg is b'ERROR'" in service.log
+            assert service.log.count("#warn") == 1
+
+
+def test_proxy() -> None:
     """Behind a proxy, which knows no leases, look-ups go on without; the log says so, once for each table."""
     with (
         scratch_directory() as folder,

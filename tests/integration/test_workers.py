@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,15 @@ def _command(pid: str) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def _sockets(pid: int) -> int:
+    """Give how many sockets a process has."""
+    count = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
 
 
 class Load:
@@ -150,9 +160,55 @@ class TestWorkers:
                 assert asked.recv(100) == b"3:x k,"
                 service.send_signal(signal.SIGTERM)
                 wait_until(lambda: service.log.count("Received SIGTERM") >= 3, "the end has begun")
+                wait_until(lambda: not service.ready(), "nobody else is accepted")
+                service.send_signal(signal.SIGHUP)  # which changes nothing any more
                 asked.sendall(b"7:OK slow,")
                 assert client.recv(100) == b"7:OK slow,"
                 assert service.child.wait(PATIENCE) == -signal.SIGTERM
+
+    def test_hangup_at_the_start(self, scratch: Path) -> None:
+        """SIGHUP before the workers can take it ends none of them; they read the configuration when they can."""
+        service = Service(scratch, f"workers = 2\n{TABLES}")
+        service.ready = lambda: len(workers_of(service)) == 2  # type: ignore[method-assign]
+        with service:
+            service.reload()
+            wait_until(lambda: "in 2 workers" in service.log, "the reload")
+            assert service.log.count("workers serve") == 1
+            assert ask(service.addresses[0], "t") == b"OK 1"
+        assert_clean(service.log)
+
+    def test_many_at_once(self, scratch: Path) -> None:
+        """Of many clients that connect at once each worker gets some."""
+        address = f"inet:127.0.0.1:{free_port()}"
+        with serving(scratch, listen=[address]) as service, ExitStack() as stack:
+            idle = [_sockets(pid) for pid in workers_of(service)]
+            for _ in range(64):
+                stack.enter_context(connect(address))
+            wait_until(lambda: sum(map(_sockets, workers_of(service))) == sum(idle) + 64, "all are accepted")
+            assert all(_sockets(pid) > before + 5 for pid, before in zip(workers_of(service), idle, strict=True))
+
+    def test_daemon(self, scratch: Path) -> None:
+        """As a daemon in another directory, with a relative path: the workers find the configuration, also again."""
+        (scratch / "run").mkdir()
+        service = Service(scratch, f"workers = 2\n{TABLES}")
+        log, pidfile = scratch / "log", scratch / "run" / "pid"
+        twistd = [*service.argv[:2], f"--pidfile={pidfile}", f"--logfile={log}", f"--rundir={scratch / 'run'}"]
+        subprocess.run(
+            [*twistd, "socketmap-memcache", "--config", "main.cf"], cwd=scratch, check=True, timeout=PATIENCE
+        )
+        wait_until(pidfile.exists, "the pidfile")
+        pid = int(pidfile.read_text())
+        try:
+            wait_until(lambda: "2 workers serve" in log.read_text(), "all workers serve")
+            os.kill(pid, signal.SIGHUP)
+            wait_until(lambda: "in 2 workers" in log.read_text(), "the reload")
+            assert ask(service.addresses[0], "t") == b"OK 1"
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not _command(str(pid)), "the end")
+        assert_clean(log.read_text())
+        assert not pidfile.exists()
+        assert not (scratch / "socketmap.sock").exists()
 
     def test_greylist(self, scratch: Path) -> None:
         """All workers have one greylist in lmdb: what one has deferred passes at another."""

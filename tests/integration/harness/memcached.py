@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import getpass
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .processes import Server, accepts, connect, find_program, free_port, wait_until
+from .processes import Server, accepts, connect, find_program, free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,7 +24,7 @@ class Memcached(Server):
         :param options: more arguments for memcached, for example ``("-I", "2m")``.
         """
         if tcp or place:
-            host, _, port = (place or f"127.0.0.1:{free_port()}").partition(":")
+            host, _, port = (place or f"127.0.0.1:{free_port()}").rpartition(":")
             self.address = f"inet:{host}:{port}"
             listen = ["-l", host, "-p", port]
         else:
@@ -42,17 +41,6 @@ class Memcached(Server):
         """Kill it: there is nothing to save, a frozen process sees no SIGTERM, and one that runs takes a second."""
         self.kill()
         return self.child.returncode
-
-    def freeze(self) -> None:
-        """Let it hang (SIGSTOP): connections are accepted by the kernel, and nothing answers."""
-        self.send_signal(signal.SIGSTOP)
-        threads = list(Path(f"/proc/{self.pid}/task").glob("*/stat"))
-        # Each thread stops when its turn comes; until then it may answer.
-        wait_until(lambda: all(b") T " in thread.read_bytes() for thread in threads), "all threads have stopped")
-
-    def thaw(self) -> None:
-        """End :meth:`freeze`."""
-        self.send_signal(signal.SIGCONT)
 
     def restart(self) -> Self:
         """Kill it, with all that it holds, and start it again on the same address."""

@@ -73,7 +73,7 @@ def connect(address: str, seconds: float = PATIENCE) -> socket.socket:
             raise
         return connected
     host, _, port = place.rpartition(":")
-    return socket.create_connection((host, int(port)), seconds)
+    return socket.create_connection((host.strip("[]"), int(port)), seconds)
 
 
 def accepts(address: str) -> bool:
@@ -186,6 +186,17 @@ class Server:
 
     def send_signal(self, number: signal.Signals) -> None:
         self.child.send_signal(number)
+
+    def freeze(self) -> None:
+        """Let it hang (SIGSTOP): connections are accepted by the kernel, and nothing answers."""
+        self.send_signal(signal.SIGSTOP)
+        threads = list(Path(f"/proc/{self.pid}/task").glob("*/stat"))
+        # Each thread stops when its turn comes; until then it may answer.
+        wait_until(lambda: all(b") T " in thread.read_bytes() for thread in threads), "all threads have stopped")
+
+    def thaw(self) -> None:
+        """End :meth:`freeze`."""
+        self.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
         """Ask it to end with SIGTERM and return its exit status (minus a signal's number); idempotent.

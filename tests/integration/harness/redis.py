@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from .processes import Server, accepts, connect, find_program, free_port, wait_until
+from .processes import Server, accepts, connect, find_program, free_port
 
 #: What a sentinel calls the master.
 MASTER = "mail"
@@ -40,16 +39,6 @@ class RedisServer(Server):
         """Kill it: there is nothing to save, and a frozen process sees no SIGTERM."""
         self.kill()
         return self.child.returncode
-
-    def freeze(self) -> None:
-        """Let it hang (SIGSTOP): connections are accepted by the kernel, and nothing answers."""
-        self.send_signal(signal.SIGSTOP)
-        threads = list(Path(f"/proc/{self.pid}/task").glob("*/stat"))
-        wait_until(lambda: all(b") T " in thread.read_bytes() for thread in threads), "all threads have stopped")
-
-    def thaw(self) -> None:
-        """End :meth:`freeze`."""
-        self.send_signal(signal.SIGCONT)
 
     def end_sessions(self) -> None:
         """End the connections of all others, as an administrator may."""

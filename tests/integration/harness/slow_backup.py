@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from .threaded import ThreadedServer
 
-class SlowBackup:
+
+class SlowBackup(ThreadedServer):
     """What is served by :func:`slow_backup`.
 
     :ivar table: what a ``.cf`` file has as its backup.
@@ -19,40 +20,16 @@ class SlowBackup:
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__(path)
         self.table = f"socketmap:unix:{path}:slow"
         self.value: bytes | None = b"kept"
         self.askers: list[int] = []
         self._seconds = seconds
-        self._closing = threading.Event()
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(path))
-        self._listening.listen(128)
-        self._clients: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
 
-    def close(self) -> None:
-        """End all threads."""
-        self._closing.set()
-        for each in (self._listening, *self._clients):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)  # a thread that waits for it wakes up
-        for thread in self._threads:
-            thread.join()
-        self._listening.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listening.accept()
-                self._clients.append(client)
-                self._threads.append(threading.Thread(target=self._serve, args=(client,)))
-                self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket, number: int) -> None:
         credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         asker = struct.unpack("3i", credentials)[0]
-        with suppress(OSError), client, client.makefile("rb") as requests:
+        with client.makefile("rb") as requests:
             while length := requests.read(1):
                 while (character := requests.read(1)) != b":":
                     length += character
@@ -68,6 +45,7 @@ class SlowBackup:
 def slow_backup(path: Path, seconds: float = 0.3) -> Iterator[SlowBackup]:
     """Serve on a UNIX socket; each look-up takes ``seconds``."""
     backup = SlowBackup(path, seconds)
+    backup.start()
     try:
         yield backup
     finally:

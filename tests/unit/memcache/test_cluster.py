@@ -15,6 +15,7 @@ from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache import members
 from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.cluster import Cluster
+from socketmap_memcache.memcache.history import History
 from socketmap_memcache.memcache.interface import IBatchCache, ILeaseCache, Leased, LeasesUnsupportedError, Limits
 from socketmap_memcache.memcache.members import FailureRule, Members
 from socketmap_memcache.memcache.memory import MONTH
@@ -106,7 +107,10 @@ class ClusterTests(SynchronousTestCase):
         self.clock.advance(NOW)
         self.clients = [Client(number) for number in range(3)]
         self.pool = ClientPool(self.clock)
-        self.cluster = Cluster(cast("list[MemcacheClient]", self.clients), Ring(), self.rule, 3600, self.pool)
+        self.cluster = self.open()
+
+    def open(self) -> Cluster:
+        return Cluster(cast("list[MemcacheClient]", self.clients), Ring(), self.rule, 3600, self.pool)
 
     def get(self, key: bytes = b"0") -> Deferred[bytes | None]:
         return self.cluster.get(key, LIMITS)
@@ -196,6 +200,22 @@ class TestReplicas(ClusterTests):
     """Two copies of each key."""
 
     rule = FailureRule(replicas=2)
+
+    def test_reload(self) -> None:
+        """What is known of the servers is known to the clusters of a reloaded configuration as well."""
+        self.set(ttl=5000)
+        self.clients[1].fail("set", b"0", b"v", 5000)
+        self.clients[0].usable = False
+        for seconds, failed in ((5000, True), (1, False)):
+            self.clock.advance(seconds)
+            reloaded = self.open()
+            self.cluster.close()
+            self.cluster = reloaded
+            for client in self.clients:
+                client.asked.clear()
+            self.get()
+            self.clients[1].answer("get", b"0", result=None)
+            assert bool(self.clients[0].asked) is failed
 
     def test_first_has_it(self) -> None:
         """The first server that has a key gives the answer; limits are made once, so that gets can be shared."""
@@ -514,7 +534,7 @@ class TestMembers(SynchronousTestCase):
         self.clock.advance(NOW)
         clients: Any = [SimpleNamespace(up_since=float("-inf"))]
         rule = FailureRule(stand_in=True, failover_ttl=60)
-        self.members = Members(clients, Ring(), rule, NOW + MONTH, self.clock.seconds)
+        self.members = Members(clients, Ring(), rule, NOW + MONTH, History(), self.clock.seconds, self.clock.seconds)
 
     def test_stand_in_ttl(self) -> None:
         """Whatever ttl memcached would be given, at a stand-in it is at most failover_ttl."""

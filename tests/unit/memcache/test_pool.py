@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.memcache.link import State
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.security import Security
 from socketmap_memcache.memcache.server import Server
@@ -104,9 +105,23 @@ class TestPool(SynchronousTestCase):
         before.owe(b"k")
         self.pool.refresh()
         after = self.pool.memcached(named)
-        assert len(after._owed) == 0
-        self.pool.release(before)
         assert len(after._owed) == 1
+        before.owe(b"l")
+        self.pool.release(before)
+        assert len(after._owed) == 2
+
+    def test_history(self) -> None:
+        """It knows when the server came back, too; and where that was away, that it is back when it connects."""
+        server = Server.parse("unix:/run/mc")
+        first = self.pool.memcached(server, Security(b"ca", username=b"u", password=b"1"))
+        first._link.up_since = 5.0
+        second = self.pool.memcached(server, Security(b"ca", username=b"u", password=b"2"))
+        assert second.up_since == 5
+        for state, used, knows in ((State.UP, True, False), (State.DOWN, True, True), (State.IDLE, False, False)):
+            first._link.state, first._link._used = state, used
+            self.pool.release(second)
+            second = self.pool.memcached(server, Security(b"ca", username=b"u", password=b"2"))
+            assert second._link._used is knows
 
     def test_memory(self) -> None:
         """Memory is never shared, and closed on its own."""

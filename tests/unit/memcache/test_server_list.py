@@ -79,6 +79,8 @@ def test_label(text: str, label: str) -> None:
         ("inet:mc1:11211 {inet:mc2:11211, weight=1000}", "inet:mc1:11211: with a weight of 1 beside the others"),
         ("inet:mc1:11211, inet:mc1:11211", "inet:mc1:11211 is the same server as inet:mc1:11211"),
         ("{inet:mc1:25, weight=2}, inet:mc1:smtp", "inet:mc1:smtp is the same server as inet:mc1:25"),
+        ("inet:mc1:11211, inet:MC1.:11211", "inet:MC1.:11211 is the same server as inet:mc1:11211"),
+        ("inet:[::1]:25, tls:[0:0::0:1]:25", "tls:[0:0::0:1]:25 is the same server as inet:[::1]:25"),
         ("unix:/run/mc, local:/run/mc", "local:/run/mc is the same server as unix:/run/mc"),
         ("inet:mc1:11211, memory:", "memory: cannot be one of several servers"),
         ("{memory:, weight=2}", "memory: cannot be one of several servers, nor have a weight"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import Any, cast
+from unittest.mock import Mock
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
@@ -9,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import TemporaryError
-from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, Leased, Limits
+from socketmap_memcache.memcache.client import MemcacheClient
+from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, IMember, Leased, Limits
 from socketmap_memcache.memcache.memory import MemoryCache
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.signature import HEADER_SIZE, Signature
@@ -60,6 +62,15 @@ class SignedCacheTests(SynchronousTestCase):
         verifyObject(ICache, plain)
         assert not IBatchCache.providedBy(plain)
         assert not ILeaseCache.providedBy(plain)
+
+    def test_member(self) -> None:
+        """In front of one server of a cluster it is one, too."""
+        client = MemcacheClient("inet:mc:1", Mock(), self.pool.reactor)
+        member: Any = self.signed(client)
+        verifyObject(IMember, member)
+        assert (member.usable, member.up_since) == (True, float("-inf"))
+        member.owe(b"k")
+        assert len(client._owed) == 1
 
     def test_round_trip(self) -> None:
         """What was stored is found, and in the cache it is signed and ends when the cache lets go of it."""
