@@ -176,11 +176,16 @@ class SocketmapMemcacheService(Service):
         self._limit_clients()
         self._pipelined.limit = new.request_limit
         old.close()
-        for name, addresses in _listening(new).items():
-            if addresses != _listening(old)[name]:
-                self.log.warn("{name} has changed: that takes a restart", name=name)
+        for name in self._changed_for_good(old, new):
+            self.log.warn("{name} has changed: that takes a restart", name=name)
         served = [*new.tables, *(f"policy {policy.name}" for policy in new.policies.policies)]
         self.log.info("reloaded {path}: serving {served}", path=self._path, served=", ".join(served))
+
+    def _changed_for_good(self, old: ServiceConfig, new: ServiceConfig) -> list[str]:
+        """Give the parameters that have changed, and that only a restart puts into effect."""
+        before = old.listen_parameters()
+        changed = [name for name, value in new.listen_parameters().items() if value != before[name]]
+        return changed if old.workers == new.workers else [*changed, "workers"]
 
     # Stop.
 
@@ -188,9 +193,6 @@ class SocketmapMemcacheService(Service):
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Answer what is in flight, for ``shutdown_timeout`` at most, then close everything."""
         super().stopService()
-        if self._former_handler is not None:
-            signal.signal(signal.SIGHUP, self._former_handler)
-            self._former_handler = None
         self._entrance.close()
         ports, self._ports = self._ports, []
         yield DeferredList([maybeDeferred(port.stopListening) for port in ports])
@@ -200,17 +202,11 @@ class SocketmapMemcacheService(Service):
         if cut.active():
             cut.cancel()
         self._config.close()
+        if self._former_handler is not None:  # not before: it may end the process
+            signal.signal(signal.SIGHUP, self._former_handler)
+            self._former_handler = None
 
 
 def _abort(factories: Iterable[StreamFactory]) -> None:
     for factory in factories:
         factory.abort()
-
-
-def _listening(config: ServiceConfig) -> dict[str, list[str]]:
-    """Give, by parameter, where it is listened."""
-    return {
-        "socketmap_listen": [address.text for address in config.socketmap_listen],
-        "tcp_table_listen": [f"{name}={address.text}" for name, address in config.tcp_table_listen],
-        "policy_listen": [address.text for address in config.policy_listen],
-    }

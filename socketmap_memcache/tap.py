@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 from twisted.application.service import IService
 from twisted.python import usage
 
+from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import DEFAULT_PATH, worker_count
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.service import SocketmapMemcacheService
@@ -35,7 +37,9 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
-    path, overrides = options["config"], options["set"]
+    use_steady_clock(reactor)
+    # As it is now: twistd goes to another directory (--rundir) before the service is started.
+    path, overrides = str(Path(options["config"]).absolute()), options["set"]
     try:
         if worker_count(path, overrides) == 1:
             service: IService = SocketmapMemcacheService(path, overrides, reactor)

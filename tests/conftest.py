@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group = parser.getgroup("faults")
     group.addoption("--fault-rounds", type=int, default=1, help="how often each fault happens")
-    group.addoption("--fault-seconds", type=float, default=2.0, help="how long each fault lasts")
+    group.addoption("--fault-seconds", type=float, default=1.5, help="how long each fault lasts")
     group.addoption("--fault-seed", type=int, default=0, help="what is random about them; 0: another one each time")
 
 
@@ -34,5 +34,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     rows = [value for name, value in properties if name == "fault"]
     if rows:
         terminalreporter.section("faults")
-        for line in table(rows):
+        for line in table(sorted(rows, key=lambda row: row["place"])):
             terminalreporter.write_line(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from operator import itemgetter
 
 import attrs
 
@@ -16,6 +17,10 @@ _LARGEST = 2**31 - 1
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 60 * 60, "d": 24 * 60 * 60, "w": 7 * 24 * 60 * 60}
 
 
+#: A problem, and the line of this file that it came of, be it in this file or in another one.
+_Placed = tuple[int, Problem]
+
+
 @attrs.define
 class Parameters:
     """Reads parameters one by one and remembers what was wrong with them.
@@ -26,8 +31,8 @@ class Parameters:
 
     _parsed: ParsedFile
     _asked: set[str] = attrs.field(factory=set, init=False)
-    _errors: list[Problem] = attrs.field(factory=list, init=False)
-    _warnings: list[Problem] = attrs.field(factory=list, init=False)
+    _errors: list[_Placed] = attrs.field(factory=list, init=False)
+    _warnings: list[_Placed] = attrs.field(factory=list, init=False)
 
     def text(self, name: str, default: str) -> str:
         """Return the value as it is written; it may be empty."""
@@ -89,16 +94,17 @@ class Parameters:
 
     def error(self, name: str, text: str) -> None:
         """Note that the value of a parameter cannot be used."""
-        self._errors.append(self._problem(name, text))
+        self._errors.append((self.line(name), self._problem(name, text)))
 
     def warn(self, name: str, text: str) -> None:
         """Note that the value of a parameter can be used, but is hardly what was meant."""
-        self._warnings.append(self._problem(name, text))
+        self._warnings.append((self.line(name), self._problem(name, text)))
 
     def adopt(self, name: str, problems: Iterable[Problem]) -> None:
         """Note errors found elsewhere because of this parameter; those without a place get its place."""
         for problem in problems:
-            self._errors.append(self._problem(name, problem.text) if problem.path is None else problem)
+            placed = self._problem(name, problem.text) if problem.path is None else problem
+            self._errors.append((self.line(name), placed))
 
     def accept(self, names: Iterable[str]) -> None:
         """Let names count as known, though nothing may ask for them."""
@@ -109,17 +115,18 @@ class Parameters:
         found = self._errors if fatal else self._warnings
         for name in self._parsed.entries:
             if name not in self._asked:
-                found.append(self._problem(name, f"unknown parameter {name!r}{suggestion(name, self._asked)}"))
+                text = f"unknown parameter {name!r}{suggestion(name, self._asked)}"
+                found.append((self.line(name), self._problem(name, text)))
 
     def finish(self, warnings: list[Problem]) -> None:
-        """Hand all warnings on, in the order of the file.
+        """Hand all warnings on, in the order of the file; those of another one where that is named.
 
-        :raises ConfigurationError: with all errors, in the order of the file.
+        :raises ConfigurationError: with all errors, in the same order.
         """
-        warnings += sorted([*self._parsed.warnings, *self._warnings], key=_by_line)
-        errors = [*self._parsed.errors, *self._errors]
+        warnings += _in_order(self._parsed.warnings, self._warnings)
+        errors = _in_order(self._parsed.errors, self._errors)
         if errors:
-            raise ConfigurationError(sorted(errors, key=_by_line))
+            raise ConfigurationError(errors)
 
     def _value(self, name: str) -> str | None:
         self._asked.add(name)
@@ -131,8 +138,9 @@ class Parameters:
         return Problem(text, self._parsed.path) if entry is None else Problem(text, entry.path, entry.line)
 
 
-def _by_line(problem: Problem) -> int:
-    return problem.line
+def _in_order(parsed: Iterable[Problem], placed: Iterable[_Placed]) -> list[Problem]:
+    both = [*((problem.line, problem) for problem in parsed), *placed]
+    return [problem for _, problem in sorted(both, key=itemgetter(0))]
 
 
 def _integer(text: str) -> int | None:

@@ -97,6 +97,15 @@ class ServiceConfig:
         """Give all addresses to listen on."""
         return [*self.socketmap_listen, *(address for _, address in self.tcp_table_listen), *self.policy_listen]
 
+    def listen_parameters(self) -> dict[str, str]:
+        """Give, by parameter, where it is listened, as it would be written in the file."""
+        texts = {
+            "socketmap_listen": [address.text for address in self.socketmap_listen],
+            "tcp_table_listen": [f"{name}={address.text}" for name, address in self.tcp_table_listen],
+            "policy_listen": [address.text for address in self.policy_listen],
+        }
+        return {name: " ".join(words).replace("$", "$$") for name, words in texts.items()}
+
     def close(self) -> None:
         """Close the policies and the tables."""
         self.policies.close()
@@ -133,7 +142,7 @@ def load(
     config = ServiceConfig(
         path=path,
         socketmap_listen=socketmap_listen if tables else [],
-        tcp_table_listen=_tcp_table_listen(parameters, read_address),
+        tcp_table_listen=_tcp_table_listen(parameters, read_address, sockets),
         policy_listen=policy_listen if policies.policies else [],
         tables=tables,
         policies=policies,
@@ -210,7 +219,9 @@ def _listen(parameters: Parameters, name: str, read_address: _ReadAddress) -> li
     return [address for address in addresses if address is not None]
 
 
-def _tcp_table_listen(parameters: Parameters, read_address: _ReadAddress) -> list[tuple[str, ListenAddress]]:
+def _tcp_table_listen(
+    parameters: Parameters, read_address: _ReadAddress, sockets: Mapping[str, int]
+) -> list[tuple[str, ListenAddress]]:
     name = "tcp_table_listen"
     known = [word.partition("=")[0] for word in parameters.words("tables", DEFAULTS["tables"])]
     served = []
@@ -218,7 +229,7 @@ def _tcp_table_listen(parameters: Parameters, read_address: _ReadAddress) -> lis
         map_name, equals, text = word.partition("=")
         if not equals or not map_name:
             parameters.error(name, f"{name}: {word!r}: write map=address, for example aliases=inet:127.0.0.1:10021")
-        elif map_name not in known:
+        elif map_name not in known and text not in sockets:  # those that are there stay until a restart
             text = f"{name}: {word!r}: map {map_name!r} is not in tables{suggestion(map_name, known)}"
             parameters.error(name, text)
         else:
@@ -247,6 +258,9 @@ def _check_sockets(parameters: Parameters, config: ServiceConfig) -> None:
     """Note addresses that workers cannot share."""
     if config.workers == 1:
         return
+    texts = [address.text for address in config.listening()]
+    for text in sorted({text for text in texts if texts.count(text) > 1}):
+        parameters.error("workers", f"workers = {config.workers}: {text!r} is named twice")
     for address in config.listening():
         if not isinstance(address, BoundAddress | HandedAddress):
             text = f"workers = {config.workers}: {address.text!r} cannot be shared; write inet:host:port or unix:/path"

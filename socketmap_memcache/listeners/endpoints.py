@@ -91,6 +91,21 @@ def _polled(port: IListeningPort) -> IListeningPort:
     return port
 
 
+def _one_at_a_time(port: Any) -> IListeningPort:
+    """Let a port accept one client in each turn of the reactor.
+
+    Twisted's accept up to 100, so that of processes that share a socket the first gets all who connect at once.
+    """
+    accept = port.doRead
+
+    def accept_one() -> None:
+        port.numberAccepts = 1
+        accept()
+
+    port.doRead = accept_one
+    return port  # type: ignore[no-any-return]
+
+
 class AdoptedUnixPort(unix.Port):
     """A port on a UNIX socket that somebody else made and looks after.
 
@@ -279,8 +294,13 @@ class HandedAddress:
     descriptor: int
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
-        """Begin to accept; the socket is neither changed nor unlinked."""
-        return adopt(self.descriptor, reactor, factory)
+        """Begin to accept, one client at a time; the socket is neither changed nor unlinked.
+
+        The descriptor is closed: when the port is, nothing of this process keeps clients waiting.
+        """
+        port = _one_at_a_time(adopt(self.descriptor, reactor, factory))
+        os.close(self.descriptor)
+        return port
 
 
 #: Addresses whose sockets can be made apart from the reactor, and handed to other processes.

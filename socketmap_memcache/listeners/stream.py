@@ -24,7 +24,7 @@ from socketmap_memcache.errors import ProtocolError
 from socketmap_memcache.listeners.entrance import Entrance
 from socketmap_memcache.listeners.peer import peer_name
 from socketmap_memcache.listeners.pipelined import Pipelined
-from socketmap_memcache.prompt_writer import PromptWriter
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
 
 #: Clients of all listeners together.
 CLIENT_LIMIT = 10_000
@@ -172,9 +172,11 @@ class StreamConnection(Protocol):
     def _handle_requests(self) -> None:
         allowed = self._allowed()
         try:
-            for _ in range(SLICE):
+            for number in range(SLICE):
                 if self._closing:
                     return
+                if number:  # what is held back is not full
+                    WRITES_TOGETHER.release()
                 if self._writer.full or len(self._requests) >= allowed:
                     self._pause()
                     return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
@@ -20,6 +21,9 @@ from socketmap_memcache.tables.folding import valid
 _ACTION = re.compile(rb"[^ \t\r\n\0][^\n\0]*")
 _DUNNO = re.compile(rb"dunno(?![^ \t])", re.IGNORECASE)
 
+# Actions that need not be looked at again: policies give the same few again and again.
+_ACTIONS = 100
+
 
 class PolicyError(SocketmapMemcacheError):
     """A policy gave no answer, or one that Postfix could not use."""
@@ -27,7 +31,18 @@ class PolicyError(SocketmapMemcacheError):
 
 def well_formed(action: object) -> bool:
     """Return whether Postfix reads an action whole: one line of UTF-8 that begins with a word, without NUL."""
-    return isinstance(action, bytes) and _ACTION.fullmatch(action) is not None and valid(action)
+    return isinstance(action, bytes) and _is_well_formed(action)
+
+
+@lru_cache(_ACTIONS)
+def _is_well_formed(action: bytes) -> bool:
+    return _ACTION.fullmatch(action) is not None and valid(action)
+
+
+@lru_cache(_ACTIONS)
+def _is_dunno(action: bytes) -> bool:
+    """Say whether an action leaves the decision to others, perhaps with a text."""
+    return _DUNNO.match(action) is not None
 
 
 #: Called with an action, and with the token that came with the request for it.
@@ -137,7 +152,7 @@ class PolicyChain:
             return None
         if not well_formed(action):
             return self._failed(place, Failure(PolicyError(f"malformed action {action!r:.200}")))
-        return None if _DUNNO.match(action) else action
+        return None if _is_dunno(action) else action
 
     def _failed(self, place: int, failure: Failure) -> bytes | None:
         policy, limit = self.policies[place], self._log_limits[place]
@@ -154,7 +169,7 @@ class PolicyChain:
                 self._log.error(text, **fields)
             else:
                 self._log.failure(text, failure, **fields)
-        return None if _DUNNO.match(action) else action
+        return None if _is_dunno(action) else action
 
     def _finish(self, asked: _Asked, action: bytes) -> None:
         asked.done = True

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.protocols.reply_buffer import ReplyBuffer
 
 #: A longer key is refused by memcached.
 KEY_LIMIT = 250
@@ -69,42 +70,22 @@ def delete(key: bytes) -> bytes:
     return b"delete %b\r\n" % key
 
 
-class ReplyReader:
+class ReplyReader(ReplyBuffer):
     """Takes bytes in any chunks and gives back replies, within limits that may differ from reply to reply.
 
     It never searches the same bytes twice, and holds at most a line and a value of the limits' sizes plus the chunk
     received last.
     """
 
-    __slots__ = ("_buffer", "_key", "_scanned", "_size", "_skip", "_start", "_value")
+    __slots__ = ("_key", "_size", "_value")
 
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
-        self._buffer: bytes | bytearray = b""
-        self._start = 0  # where in the buffer what was not yet given back begins
-        self._scanned = 0  # no line end comes before this
+        super().__init__()
         # Of the VALUE whose END has not come yet:
         self._key: bytes | None = None
         self._size = 0
         self._value: bytes | None = None
-        self._skip = 0  # bytes of data and line end still to be dropped
-
-    def feed(self, data: bytes) -> None:
-        """Take what was received."""
-        if self._skip:
-            dropped = min(self._skip, len(data))
-            self._skip -= dropped
-            data = data[dropped:]
-        if self._start == len(self._buffer):
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            del self._buffer[: self._start]
-            self._buffer += data
-        else:
-            self._buffer = bytearray(self._buffer[self._start :])
-            self._buffer += data
-        self._scanned = max(self._scanned - self._start, 0)
-        self._start = 0
 
     @property
     def idle(self) -> bool:

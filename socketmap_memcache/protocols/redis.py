@@ -7,6 +7,7 @@ import re
 import attrs
 
 from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.protocols.reply_buffer import ReplyBuffer
 
 #: Bytes of a line that is not data: a status, an error, a number.
 LINE_LIMIT = 4096
@@ -87,26 +88,23 @@ def glob_escape(text: bytes) -> bytes:
     return re.sub(rb"([\\*?\[\]])", rb"\\\1", text)
 
 
-class ReplyReader:
+class ReplyReader(ReplyBuffer):
     """Takes bytes in any chunks and gives back replies.
 
     It never searches the same bytes twice. It holds at most one reply, whose items, lines and values are bounded, and
     the chunk received last.
     """
 
-    __slots__ = ("_arrays", "_buffer", "_items", "_scanned", "_size", "_skip", "_start", "_too_long", "_value_limit")
+    __slots__ = ("_arrays", "_items", "_size", "_too_long", "_value_limit")
 
     def __init__(self, value_limit: int) -> None:
         """Start at the beginning of a stream.
 
         :param value_limit: bytes of a value; a longer one is read, dropped, and told by :class:`TooLong`.
         """
+        super().__init__()
         self._value_limit = value_limit
-        self._buffer: bytes | bytearray = b""
-        self._start = 0  # where in the buffer what was not yet taken begins
-        self._scanned = 0  # no line end comes before this
         self._size = -1  # of the value whose data comes next
-        self._skip = 0  # bytes of a value that is too long, and its line end, still to be dropped
         self._too_long: TooLong | None = None
         self._arrays: list[tuple[list[Reply], int]] = []  # those not complete, and how many items each is to have
         self._items = 0  # of the reply until now
@@ -115,23 +113,6 @@ class ReplyReader:
     def idle(self) -> bool:
         """Whether no byte has come since the last whole reply."""
         return self._start == len(self._buffer) and self._size < 0 and not self._arrays and self._too_long is None
-
-    def feed(self, data: bytes) -> None:
-        """Take what was received."""
-        if self._skip:
-            dropped = min(self._skip, len(data))
-            self._skip -= dropped
-            data = data[dropped:]
-        if self._start == len(self._buffer):
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            del self._buffer[: self._start]
-            self._buffer += data
-        else:
-            self._buffer = bytearray(self._buffer[self._start :])
-            self._buffer += data
-        self._scanned = max(self._scanned - self._start, 0)
-        self._start = 0
 
     def next_reply(self) -> Reply | Unfinished:
         """Give the next whole reply, or :data:`UNFINISHED` until more is fed.

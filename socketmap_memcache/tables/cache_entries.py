@@ -60,7 +60,7 @@ class CacheEntries:
 
     def update_for(self, cache_key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
         """Tell the asker what :meth:`update` would fire with."""
-        if not self.fits(value):
+        if len(value) > self._limits.data_size_limit and not self.fits(value):
             asker.answered(False, token)
         elif len(cache_key) > KEY_LIMIT:
             asker.failed(Failure(self._keys.too_long(cache_key)), token)
@@ -96,6 +96,8 @@ class CacheEntries:
         """Give the cache's ttl for an entry that is to live this long: memcached's rules."""
         if ttl is None:
             return self._default_ttl()
+        if ttl <= MONTH and not self._has_backup:
+            return ttl
         default, now = self._settings.ttl, self._clock()
         if self._has_backup and default and (default if default <= MONTH else default - now) <= ttl:
             return self._default_ttl()

@@ -143,7 +143,7 @@ def writable_key(table: str, key: bytes, fold_keys: bool) -> bytes:
 
     :raises RefusedError: it is empty, or not UTF-8.
     """
-    normalized = normalize(key, fold_keys)
+    normalized = key.lower() if fold_keys and key.isascii() else normalize(key, fold_keys)
     if not normalized:
         raise RefusedError(f"{table}: a key that is empty or not UTF-8 cannot be stored")
     return normalized
@@ -154,7 +154,7 @@ def check_value(table: str, value: bytes) -> None:
 
     :raises RefusedError: it is not UTF-8, or has a NUL or a newline.
     """
-    if b"\0" in value or b"\n" in value or not valid(value):
+    if b"\0" in value or b"\n" in value or not (value.isascii() or valid(value)):
         raise RefusedError(f"{table}: a value with NUL, newline, or text that is not UTF-8 cannot be stored")
 
 

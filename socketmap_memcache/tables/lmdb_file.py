@@ -2,8 +2,8 @@
 
 Postfix opens such a file without LMDB's own lock file. Instead whoever reads holds a shared fcntl(2) lock on the data
 file, and whoever writes an exclusive one, from before the transaction until after it. These locks belong to the
-process, not to the descriptor: they are lost when the process closes any descriptor of the file. So a file is opened
-once, however many tables use it, and threads take turns.
+process, not to the descriptor: they are lost when the process closes any descriptor of the file, as LMDB does when it
+opens it. So a file is opened once, however many tables use it, and never under a lock; and threads take turns.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class LmdbFile:
 
         :raises OSError: it cannot be opened.
         :raises lmdb.Error: it is not what LMDB makes.
+        :raises ReplacedError: another one has just taken its place.
         """
         self.users = 0
         self._path = path
@@ -58,11 +59,11 @@ class LmdbFile:
         self._descriptor, self.writable = _open(path)  # only for locks; LMDB has its own
         status = os.fstat(self._descriptor)
         self.identity = (status.st_dev, status.st_ino)
-        self._size = status.st_size  # when it was last looked at
+        self._size = 0  # when it was last looked at
         self._environment: lmdb.Environment | None = None
         try:
             self._environment = self._open_environment()
-        except lmdb.Error:
+        except (lmdb.Error, ReplacedError):
             os.close(self._descriptor)
             raise
 
@@ -77,9 +78,14 @@ class LmdbFile:
         """
         if write and not self.writable:
             raise PermanentError(f"{self._path}: this service has no permission to write to it")
-        with self._turn, self._lock(fcntl.LOCK_EX if write else fcntl.LOCK_SH):
+        with self._turn:
             try:
-                return self._transact(work, write, self._checked_environment())
+                environment = self._environment
+                if environment is None:
+                    environment = self._environment = self._open_environment()
+                with self._lock(fcntl.LOCK_EX if write else fcntl.LOCK_SH):
+                    self._check()
+                    return self._transact(work, write, environment)
             except lmdb.Error as error:
                 # After a failed write to the disk LMDB may refuse all the rest: next time with a new environment.
                 self._close_environment()
@@ -118,34 +124,46 @@ class LmdbFile:
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
-    def _checked_environment(self) -> lmdb.Environment:
+    def _check(self) -> None:
+        """See whether the file still is what was opened."""
         status = os.fstat(self._descriptor)
         if status.st_nlink == 0:
             raise ReplacedError
-        if self._environment is None:
-            self._environment = self._open_environment()
-        elif status.st_size < self._size:
+        if status.st_size < self._size:
             # The file is mapped into memory: to read what was cut off would kill the process.
             raise lmdb.CorruptedError("the file has become smaller; was another one copied over it?")
         self._size = status.st_size
-        return self._environment
+
+    def _check_identity(self) -> None:
+        """See whether the file still has its name, by which LMDB opens it."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            raise ReplacedError from None
+        if (status.st_dev, status.st_ino) != self.identity:
+            raise ReplacedError
 
     def _open_environment(self) -> lmdb.Environment:
-        size = os.fstat(self._descriptor).st_size
-        if size == 0:
+        """Open the file in LMDB. Locks on it are lost by that."""
+        self._check_identity()
+        if os.fstat(self._descriptor).st_size == 0:
             raise lmdb.InvalidError("the file is empty")  # LMDB would make a table of it
         environment = lmdb.open(
             os.fspath(self._path), map_size=0, subdir=False, readonly=not self.writable, lock=False, create=False
         )
-        used = environment.stat()
-        pages = 2 + used["branch_pages"] + used["leaf_pages"] + used["overflow_pages"]
-        if size < pages * used["psize"]:
+        try:
+            self._check_identity()
+            used = environment.stat()
+            pages = 2 + used["branch_pages"] + used["leaf_pages"] + used["overflow_pages"]
+            self._size = os.fstat(self._descriptor).st_size  # after that: somebody may be writing
+            if self._size < pages * used["psize"]:
+                raise lmdb.InvalidError("the file has lost its end")
+        except (lmdb.Error, ReplacedError):
             environment.close()
-            raise lmdb.InvalidError("the file has lost its end")
+            raise
         return environment
 
     def _close_environment(self) -> None:
-        # This gives up the lock too; nothing is done under it any more.
         if self._environment is not None:
             self._environment.close()
             self._environment = None
@@ -178,6 +196,8 @@ def acquire(path: Path, create: bool = False) -> LmdbFile:
             command = f"make it with: postmap lmdb:{path.with_suffix('')}"
             hint = f" ({'its directory does not exist' if create else command})"
         raise ConfigurationError([Problem(f"cannot be opened: {error.strerror}{hint}", str(path))]) from error
+    except ReplacedError:
+        raise ConfigurationError([Problem("is being replaced", str(path))]) from None
     except lmdb.Error as error:
         raise ConfigurationError([Problem(f"is not a usable lmdb: file: {error}", str(path))]) from error
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.asker import FIRING
 from socketmap_memcache.errors import TemporaryError
-from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
+from socketmap_memcache.pipelined_connection import PipelinedConnection
 from socketmap_memcache.protocols import redis
 from socketmap_memcache.protocols.redis import ErrorReply, RedisProtocolError, Reply, ReplyReader, Unfinished
 from socketmap_memcache.tables.redis_command import VALUE_LIMIT, Command
 
 
-class RedisConnection(Protocol):
+class RedisConnection(PipelinedConnection):
     """A connection that is used until the first thing goes wrong on it.
 
     :ivar server: its name, for errors.
@@ -35,24 +34,12 @@ class RedisConnection(Protocol):
 
     def __init__(self, server: str, reactor: IReactorTime) -> None:
         """Make a connection that is not connected yet."""
+        super().__init__(reactor, ReplyReader(VALUE_LIMIT))
         self.server = server
-        self._reactor = reactor
-        self._reader = ReplyReader(VALUE_LIMIT)
-        self._unsent: list[bytes] = []
-        self.usable = True
         self.has_answered = False
         self.in_flight: deque[Command] = deque()
         self.on_refused: Callable[[RedisConnection, Command, ErrorReply], None] = _fail
         self.on_lost: Callable[[RedisConnection, list[Command], TemporaryError], None] = _fail_all
-
-    def connectionMade(self) -> None:
-        """Begin."""
-        # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
-        self._transport = cast(ITCPTransport, self.transport)
-        if not isinstance(self._transport.getPeer(), UNIXAddress):
-            self._transport.setTcpNoDelay(True)
-            self._transport.setTcpKeepAlive(True)
-        self._writer = PromptWriter(self._transport)
 
     def ask(self, *words: bytes) -> Deferred[Reply]:
         """Send a command; fires with the reply, or fails with :class:`TableError`, also where the reply is an error."""
@@ -73,18 +60,6 @@ class RedisConnection(Protocol):
         self._unsent.append(command.wire)
         if len(self._unsent) == 1:
             self._reactor.callLater(0, self._flush)
-
-    def _flush(self) -> None:
-        if self.usable:
-            self._writer.write(b"".join(self._unsent))
-        self._unsent.clear()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Match what has come with the commands in flight."""
-        if self.usable:
-            self._reader.feed(data)
-            with WRITES_TOGETHER:
-                self._hand_over()
 
     def _hand_over(self) -> None:
         reader, in_flight = self._reader, self.in_flight

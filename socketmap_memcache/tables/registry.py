@@ -123,6 +123,7 @@ class TableContext:
             self.warnings.append(Problem(text))
             table = self.open_table(f"memory:{name}")
             self.apart.remove(table.name)  # the service will have one that is shared
+            table.name = spec
             return table
         opener = _find_opener(kind, spec)
         self._opening.append(spec)

@@ -55,26 +55,29 @@ class WorkersService(Service):
         self._path = path
         self._overrides = overrides
         self._reactor = reactor
-        self._banner: list[str] = []
         self._config = self._load()
+        self._config.close()
+        self._listen_parameters = self._config.listen_parameters()
+        self._addresses = self._config.listening()
         self._sockets: dict[str, socket.socket] = {}
         self._workers: dict[int, WorkerProcess] = {}
-        self._ready = 0
         self._restarts: dict[int, IDelayedCall] = {}
         self._pauses: dict[int, float] = {}
+        self._kills: dict[int, IDelayedCall] = {}
         self._ended: Deferred[None] | None = None
         self._reloading = False
         self._reload_again = False
         self._former_handler: Any = None
 
     def _load(self) -> ServiceConfig:
-        """Read the configuration as the workers will; what it opens is closed again."""
-        context = TableContext(ClientPool(self._reactor))
+        """Read the configuration as the workers will; to be closed again.
+
+        It makes no files: the workers could not open what the parent makes before it gives up its privileges.
+        """
+        context = TableContext(ClientPool(self._reactor), creates=False)
         config = load(self._path, self._overrides, context, self._reactor)
         for warning in context.warnings:
             self.log.warn("{warning}", warning=warning)
-        self._banner = banner(config)
-        config.close()
         return config
 
     # Start.
@@ -89,7 +92,7 @@ class WorkersService(Service):
 
     def _listen(self) -> None:
         self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
-        for address in self._config.listening():
+        for address in self._addresses:
             assert isinstance(address, BoundAddress)  # load has seen to it
             self._sockets[address.text] = address.bind()
 
@@ -98,7 +101,7 @@ class WorkersService(Service):
         super().startService()
         if not self._sockets:
             self._listen()
-        for line in self._banner:
+        for line in banner(self._config):
             self.log.info("{line}", line=line)
         self._start_missing()
 
@@ -114,17 +117,27 @@ class WorkersService(Service):
         )
         self._workers[number] = worker
         sockets = {text: listening.fileno() for text, listening in self._sockets.items()}
-        worker.spawn(self._reactor, self._path, self._overrides, sockets)
+        # Other addresses take a restart: a worker that is started later listens where the others do.
+        overrides = [*self._overrides, *(f"{name}={value}" for name, value in self._listen_parameters.items())]
+        try:
+            worker.spawn(self._reactor, self._path, overrides, sockets)
+        except OSError as error:
+            self._worker_ended(worker, f"cannot be started: {error}")
 
     def _worker_ready(self) -> None:
-        self._ready += 1
-        if self._ready == self._config.workers:
-            self.log.info("{count} workers serve", count=self._ready)
+        count = sum(worker.ready and not worker.stopping for worker in self._workers.values())
+        if count == self._config.workers:
+            self.log.info("{count} workers serve", count=count)
 
     def _worker_ended(self, worker: WorkerProcess, how: str) -> None:
         del self._workers[worker.number]
         if worker.stopping:
-            if not self._workers and self._ended is not None:
+            late = self._kills.pop(worker.number)
+            if late.active():
+                late.cancel()
+            if self.running:
+                self._start_missing()
+            elif not self._workers and self._ended is not None:
                 self._ended.callback(None)
             return
         lived = self._reactor.seconds() - worker.started
@@ -166,22 +179,25 @@ class WorkersService(Service):
         except Exception:  # noqa: BLE001 (whatever it is, it belongs in the log now)
             self.log.failure("reload failed in an unforeseen way; the configuration before goes on serving")
             return
+        new.close()
         if not self.running:
             return
-        if {address.text for address in new.listening()} != self._sockets.keys():
-            self.log.warn("addresses to listen on have changed: that takes a restart")
+        for name, value in new.listen_parameters().items():
+            if value != self._listen_parameters[name]:
+                self.log.warn("{name} has changed: that takes a restart", name=name)
         for number in sorted(self._workers):
             worker = self._workers.get(number)
-            if worker is not None:
+            if worker is not None and not worker.stopping:
                 yield self._reload_worker(worker)
         if not self.running:
             return
         self._config = new
         for number, worker in self._workers.items():
             if number > new.workers:
-                worker.stop()
-        for number in [number for number in self._restarts if number > new.workers]:
-            self._restarts.pop(number).cancel()
+                self._stop(worker)
+        # Those that are missing are started at once: what ended them may be mended now.
+        self._cancel_restarts()
+        self._pauses.clear()
         self._start_missing()
         self.log.info("reloaded {path} in {count} workers", path=self._path, count=new.workers)
 
@@ -203,21 +219,28 @@ class WorkersService(Service):
     def stopService(self) -> Generator[Deferred[Any], Any, None]:
         """Let the workers answer what is in flight, for ``shutdown_timeout`` at most, then close everything."""
         super().stopService()
-        if self._former_handler is not None:
+        self._cancel_restarts()
+        for worker in self._workers.values():
+            self._stop(worker)
+        # Who connects now is refused, as by the workers, and another parent may listen.
+        for address in self._addresses:
+            if isinstance(address, BoundAddress) and address.text in self._sockets:
+                address.unbind(self._sockets.pop(address.text))
+        yield self._all_ended()
+        if self._former_handler is not None:  # not before: it may end the process
             signal.signal(signal.SIGHUP, self._former_handler)
             self._former_handler = None
+
+    def _cancel_restarts(self) -> None:
         for restart in self._restarts.values():
             restart.cancel()
         self._restarts.clear()
-        for worker in self._workers.values():
+
+    def _stop(self, worker: WorkerProcess) -> None:
+        if not worker.stopping:
+            patience = self._config.shutdown_timeout + GRACE
+            self._kills[worker.number] = self._reactor.callLater(patience, self._kill, worker)
             worker.stop()
-        late = self._reactor.callLater(self._config.shutdown_timeout + GRACE, self._kill)
-        yield self._all_ended()
-        if late.active():
-            late.cancel()
-        for address in self._config.listening():
-            if isinstance(address, BoundAddress) and address.text in self._sockets:
-                address.unbind(self._sockets.pop(address.text))
 
     def _all_ended(self) -> Deferred[None]:
         if not self._workers:
@@ -225,7 +248,6 @@ class WorkersService(Service):
         self._ended = Deferred()
         return self._ended
 
-    def _kill(self) -> None:
-        for worker in self._workers.values():
-            self.log.error("worker {number} does not end; it is killed", number=worker.number)
-            worker.signal(signal.SIGKILL)
+    def _kill(self, worker: WorkerProcess) -> None:
+        self.log.error("worker {number} does not end; it is killed", number=worker.number)
+        worker.signal(signal.SIGKILL)

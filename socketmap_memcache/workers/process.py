@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 import socketmap_memcache
 from socketmap_memcache.workers.log_relay import LogReader
 
-#: The descriptors of a worker: what it hears of its parent (the end only), its log, what it tells its parent.
-FROM_PARENT, LOG, TO_PARENT = 0, 1, 3
+#: The descriptors of a worker: what it hears of its parent (the end only), its log, what Python says that cannot log,
+#: what it tells its parent.
+FROM_PARENT, LOG, ERRORS, TO_PARENT = 0, 1, 2, 3
 
 #: The first descriptor of those on which a worker is to listen.
 FIRST_SOCKET = 4
@@ -35,6 +36,7 @@ class WorkerProcess(ProcessProtocol):
 
     :ivar number: its place among the workers, from 1.
     :ivar started: when it was started, in reactor seconds.
+    :ivar ready: whether it has said that it serves.
     :ivar stopping: whether it was told to end.
     """
 
@@ -56,8 +58,9 @@ class WorkerProcess(ProcessProtocol):
         """
         self.number = number
         self.started = started
+        self.ready = False
         self.stopping = False
-        self._log_reader = LogReader(publish)
+        self._log_readers = {LOG: LogReader(publish), ERRORS: LogReader(publish)}
         self._on_ready = on_ready
         self._on_end = on_end
         self._told = b""
@@ -69,10 +72,11 @@ class WorkerProcess(ProcessProtocol):
         :param path: the service's file.
         :param overrides: the items of ``--set``.
         :param sockets: addresses, as they are written in the file, and the descriptors that listen there.
+        :raises OSError: the system does not start it.
         """
         argv = [sys.executable, "-m", "socketmap_memcache.workers", "--config", path]
         argv += [f"--set={override}" for override in overrides]
-        descriptors: dict[int, int | str] = {FROM_PARENT: "w", LOG: "r", 2: 2, TO_PARENT: "r"}
+        descriptors: dict[int, int | str] = {FROM_PARENT: "w", LOG: "r", ERRORS: "r", TO_PARENT: "r"}
         for place, (text, descriptor) in enumerate(sockets.items(), FIRST_SOCKET):
             argv.append(f"--socket={place}={text}")
             descriptors[place] = descriptor
@@ -83,10 +87,11 @@ class WorkerProcess(ProcessProtocol):
         reactor.spawnProcess(self, sys.executable, argv, environment, childFDs=descriptors)
 
     def reload(self) -> Deferred[None]:
-        """Let it read the configuration again; fires when it has, or has ended."""
+        """Let it read the configuration again, as soon as it can take a signal; fires when it has, or has ended."""
         reloaded: Deferred[None] = Deferred()
         self._reload = reloaded
-        self.signal(signal.SIGHUP)
+        if self.ready:
+            self.signal(signal.SIGHUP)
         return reloaded
 
     def stop(self) -> None:
@@ -103,21 +108,28 @@ class WorkerProcess(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803 (Twisted's name)
         """Take what it has written."""
-        if childFD == LOG:
-            self._log_reader.feed(data)
+        if childFD in self._log_readers:
+            self._log_readers[childFD].feed(data)
             return
         *lines, self._told = (self._told + data).split(b"\n")
         for line in lines:
             if line == READY:
-                self._on_ready()
+                self._readied()
             elif line == RELOADED:
                 self._reloaded()
 
     def processEnded(self, reason: Failure) -> None:
         """Hear that it has ended, and that all that it wrote has been read."""
-        self._log_reader.end()
+        for reader in self._log_readers.values():
+            reader.end()
         self._reloaded()
         self._on_end(self, _how(reason))
+
+    def _readied(self) -> None:
+        self.ready = True
+        self._on_ready()
+        if self._reload is not None:
+            self.signal(signal.SIGHUP)
 
     def _reloaded(self) -> None:
         reload, self._reload = self._reload, None

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -17,6 +18,8 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.clock import use_steady_clock
+from socketmap_memcache.config.service import ServiceConfig
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.workers.log_relay import sending_observer
@@ -28,6 +31,10 @@ class WorkerService(SocketmapMemcacheService):
 
     def banner(self) -> list[str]:
         """Describe nothing: the parent has."""
+        return []
+
+    def _changed_for_good(self, old: ServiceConfig, new: ServiceConfig) -> list[str]:
+        """Say nothing: the parent does."""
         return []
 
     @inlineCallbacks
@@ -62,6 +69,17 @@ class ParentWatch:
             self._reactor.stop()
 
 
+def end_once() -> None:
+    """Let SIGTERM count once, as the reactor does not: systemd may send it to all processes, and the parent does."""
+    end: Any = signal.getsignal(signal.SIGTERM)
+
+    def end_and_ignore(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        end(number, frame)
+
+    signal.signal(signal.SIGTERM, end_and_ignore)
+
+
 def tell_parent(message: bytes) -> None:
     """Tell the parent; it may be gone."""
     with suppress(OSError):
@@ -85,8 +103,9 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, 
 def main(arguments: Sequence[str]) -> int:
     """Run the worker; return its exit status."""
     path, overrides, sockets = read_arguments(arguments)
-    # The terminal sends it to the parent, too, which then lets this process end in order.
+    # The terminal sends them to the parent, too, which then lets this process end in order, or reload when it can.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with os.fdopen(os.dup(LOG), "w") as log_file:
         globalLogBeginner.beginLoggingTo([sending_observer(log_file)])
         return _serve(path, overrides, sockets)
@@ -96,6 +115,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> i
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    use_steady_clock(reactor)
     try:
         service = WorkerService(path, overrides, reactor, sockets)
     except ConfigurationError as error:
@@ -108,6 +128,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> i
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.addReader(ParentWatch(reactor))
+    reactor.callWhenRunning(end_once)
     reactor.callWhenRunning(tell_parent, READY)
     reactor.run()
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -19,7 +19,7 @@ from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.processes import connect, wait_until
 
 from . import network
-from .site import ALLOWANCE, BACKUP_TIMEOUT, TIMEOUT, Site
+from .site import ALLOWANCE, BACKUP_TIMEOUT, RETRY_PAUSE, TIMEOUT, Site
 
 Break = Callable[[Site, float], None]
 
@@ -28,7 +28,7 @@ Break = Callable[[Site, float], None]
 class Fault:
     """One fault.
 
-    :ivar site: the arguments of :func:`.site.site`, as items.
+    :ivar site: the arguments of :func:`.start.site`, as items.
     :ivar empties: whether memcached loses what it has, or a miss cannot be told from a hit's absence.
     :ivar drops: whether it ends connections of clients.
     :ivar backup: whether the backup is broken, so that a look-up may take its time limit, too.
@@ -46,7 +46,9 @@ class Fault:
     @property
     def limit(self) -> float:
         """Seconds that a look-up may take."""
-        return TIMEOUT + ALLOWANCE + (BACKUP_TIMEOUT if self.backup else 0)
+        tries: int = dict(self.site).get("tries", 1)
+        in_cache = tries * TIMEOUT + (tries - 1) * RETRY_PAUSE
+        return in_cache + ALLOWANCE + (BACKUP_TIMEOUT if self.backup else 0)
 
 
 def _repeat(seconds: float, pause: float) -> Iterator[None]:
@@ -57,7 +59,7 @@ def _repeat(seconds: float, pause: float) -> Iterator[None]:
         time.sleep(min(pause, max(left, 0)))
 
 
-def nothing(site: Site, seconds: float) -> None:
+def nothing(_: Site, seconds: float) -> None:
     time.sleep(seconds)
 
 
@@ -90,7 +92,7 @@ def full(site: Site, seconds: float) -> None:
     """Let it have no memory for anything more, and refuse to make room."""
     argv = site.memcached.argv
     site.memcached.kill()
-    site.memcached.argv = [*argv, "-m", "1", "-M"]
+    site.memcached.argv = [*argv, "-m", "2", "-M"]
     site.memcached.start()
     fill(site.memcached)
     time.sleep(seconds)
@@ -128,10 +130,11 @@ def disturbed(replies: network.Fault, requests: network.Fault | None, site: Site
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Give the file, locked; the lock ends as soon as this process closes the file anywhere."""
     with path.open("rb+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
+        yield file
 
 
 def lmdb_locked(site: Site, seconds: float) -> None:
@@ -148,12 +151,14 @@ def sqlite_locked(site: Site, seconds: float) -> None:
 
 
 def corrupt(name: str, site: Site, seconds: float) -> None:
-    """Let something else be where the file was."""
-    path, apart = site.directory / name, site.directory / f"{name}.apart"
-    path.rename(apart)
-    path.write_bytes(site.random.randbytes(8192))
+    """Let a damaged file be in the place of the good one, which then comes back from a copy."""
+    path, copy = site.directory / name, site.directory / f"{name}.copy"
+    with _locked(path) as file:  # nothing is written that is not in the copy
+        copy.write_bytes(file.read())
+        path.unlink()
+        path.write_bytes(site.random.randbytes(8192))
     time.sleep(seconds)
-    apart.rename(path)
+    copy.replace(path)
 
 
 def disk_slow(site: Site, seconds: float) -> None:
@@ -192,10 +197,17 @@ def reloaded(site: Site, seconds: float) -> None:
 
 
 def clock_stepped(site: Site, seconds: float) -> None:
+    """Step back while timers are needed, because memcached hangs; then far ahead, and back to the right time."""
     assert site.host is not None
-    for step in (-3600, 3600, -7, 86400, 0, -86400):
-        site.host.set(clock_offset=step)
-        time.sleep(seconds / 6)
+    site.memcached.freeze()
+    time.sleep(0.1)
+    site.host.set(clock_offset=-3600)
+    time.sleep(seconds)
+    site.memcached.thaw()
+    site.host.set(clock_offset=86400)
+    time.sleep(seconds / 2)
+    site.memcached.restart()
+    time.sleep(0.05)
     site.host.set()
 
 
@@ -222,7 +234,7 @@ def name_changes(site: Site, seconds: float) -> None:
 
 
 _PROCESSES = (("workers", 2),)
-_NETWORK = (("network", True),)
+_NETWORK = (("network", True), ("tries", 2))
 _LMDB = (("host", True),)
 _SQLITE = (("sql", True),)
 _HOST = (("named", True), ("workers", 2))
@@ -232,8 +244,8 @@ FAULTS = [
     Fault("memcached killed", killed, _PROCESSES, empties=True),
     Fault("memcached restarted", restarted, _PROCESSES, empties=True),
     Fault("memcached stopped (SIGSTOP)", stopped, _PROCESSES),
-    Fault("memcached emptied", emptied, _PROCESSES, empties=True),
-    Fault("memcached full", full, _PROCESSES, empties=True),
+    Fault("memcached emptied", emptied, _LMDB, empties=True),
+    Fault("memcached full", full, _LMDB, empties=True),
     Fault("workers killed", workers_killed, _PROCESSES, drops=True),
     Fault("memcached refuses", refused, _NETWORK),
     Fault("memcached answers garbage", partial(disturbed, network.garbage, None), _NETWORK),
@@ -250,7 +262,7 @@ FAULTS = [
     Fault("backup corrupt (sqlite)", partial(corrupt, "backup.db"), _SQLITE, backup=True),
     Fault("backup slow (socketmap)", slow, _SQLITE, backup=True),
     Fault("reload every second", reloaded, _HOST),
-    Fault("clock stepped", clock_stepped, _HOST, clock=True),
+    Fault("clock stepped back and forth", clock_stepped, _HOST, empties=True, clock=True),
     Fault("name of memcached fails", name_fails, _HOST, empties=True),
     Fault("name of memcached changes", name_changes, _HOST, empties=True),
 ]

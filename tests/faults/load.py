@@ -17,6 +17,8 @@ from .report import Row
 from .truth import Triplet, Verdict
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .site import Site
 
 _C = TypeVar("_C", bound=Client)
@@ -51,7 +53,7 @@ class Load:
             for number, user in enumerate(users)
         ]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

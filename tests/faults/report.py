@@ -18,6 +18,7 @@ EVIDENCE = 20
 class Row:
     """One fault, all rounds together.
 
+    :ivar place: among all faults.
     :ivar limit: seconds that an answer to a look-up may take; ``policy_limit``: of a policy.
     :ivar old_limit: seconds for which a cache may have had an old value.
     :ivar may_drop: whether the fault itself ends connections to clients: workers are killed.
@@ -32,6 +33,7 @@ class Row:
     """
 
     fault: str
+    place: int
     limit: float
     policy_limit: float
     old_limit: float

@@ -9,13 +9,13 @@ from random import Random
 from typing import Any
 
 from tests.integration.harness.policy import PolicyClient
-from tests.integration.harness.processes import wait_until
 from tests.integration.harness.socketmap import SocketmapClient
 
-from .faults import Fault
+from .faults import FAULTS, Fault
 from .load import PATIENCE, Load
 from .report import EVIDENCE, Row
-from .site import ALLOWANCE, POLICY_TIMEOUT, TIMEOUT, TTL, TTL_ROUNDING, Site, site
+from .site import ALLOWANCE, POLICY_TIMEOUT, TIMEOUT, TTL, TTL_ROUNDING, Site
+from .start import site
 
 #: Bytes that the service may have more at the end: what it remembers of clients and of triplets.
 MEMORY_LIMIT = 12_000_000
@@ -76,7 +76,7 @@ class SiteRun:
             self._rows[fault.name] = self._new_row(fault)
         with Load(made, self._new_row(faults[0]), made.random.randrange(10**6)):
             time.sleep(1)
-        wait_until(made.is_well, "the site works")
+        made.wait_until_well()
         time.sleep(0.2)
         self._descriptors, self._memory = made.descriptors(), made.memory()
         for number in range(self._rounds):
@@ -90,6 +90,7 @@ class SiteRun:
     def _new_row(self, fault: Fault) -> Row:
         return Row(
             fault=fault.name,
+            place=FAULTS.index(fault),
             limit=fault.limit,
             policy_limit=POLICY_TIMEOUT + ALLOWANCE,
             # What comes late to a memcached that was stopped may have been changed when that began.
@@ -109,10 +110,10 @@ class SiteRun:
             made.clock_is_right = True
             made.fill_cache()
             try:
-                wait_until(made.is_well, "all is well again")
+                recovered = made.wait_until_well()
             except AssertionError as error:
+                recovered = time.monotonic()
                 row.evidence.append(str(error))
-            recovered = time.monotonic()
             made.emptied = False
             time.sleep(0.5)
         row.recovery = max(row.recovery, recovered - ended, load.last_failure - ended)
@@ -149,7 +150,7 @@ class SiteRun:
 
     def _more_descriptors(self) -> int:
         try:
-            return self._site.descriptors() - self._descriptors
+            more = self._site.descriptors() - self._descriptors
         except OSError:  # a process has just ended
             return 1
-
+        return more if more < 0 else max(more - self._site.spare_descriptors, 0)

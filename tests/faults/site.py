@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
-import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.policy import PolicyClient
-from tests.integration.harness.processes import free_port, scratch_directory, wait_until, write_config
+from tests.integration.harness.processes import wait_until
 from tests.integration.harness.service import Service
-from tests.integration.harness.slow_backup import SlowBackup, slow_backup
+from tests.integration.harness.slow_backup import SlowBackup
 from tests.integration.harness.socketmap import SocketmapClient
 
+from .administrator import Writer
 from .network import Network
-from .shim import NAME, BrokenHost
+from .shim import BrokenHost
 from .truth import Keys, Triplet, Verdict
 
 #: Of the .cf files. The time limit of a look-up in memcached is ``max_try * timeout + (max_try - 1) * retry_pause``.
 TIMEOUT = 1
+RETRY_PAUSE = 1
 BACKUP_TIMEOUT = 1
 POLICY_TIMEOUT = 2
 TTL = 2
@@ -36,7 +34,8 @@ ALLOWANCE = 0.5
 #: memcached counts whole seconds: an entry may live this much longer.
 TTL_ROUNDING = 1.0
 
-_FIXED = [b"fixed%d@example.com" % number for number in range(100)]
+#: Keys and values: of all maps, never changed; and below those that are missing, that change, and of the cache alone.
+FIXED = [b"fixed%d@example.com" % number for number in range(100)]
 _ABSENT = [b"absent%d@example.com" % number for number in range(20)]
 _CHANGING = [b"changing%d@example.com" % number for number in range(20)]
 _CACHED = [b"cached%d@example.com" % number for number in range(20)]
@@ -44,59 +43,20 @@ _CACHED = [b"cached%d@example.com" % number for number in range(20)]
 #: Addresses of clients that send mail.
 _CLIENTS = 500
 
-_MAIN_CF = """
-workers = {workers}
-tables = {tables}
-policies = greylist
-greylist_table = {greylist}
-greylist_delay = 1s
-greylist_fail_action = WARN no store
-policy_timeout = {policy_timeout}s
-"""
-
 
 def value_of(key: bytes) -> bytes:
     """Give the value of a key that never changes."""
     return b"value of " + key
 
 
-class Writer:
-    """The process that changes the table; see :mod:`.writer`."""
-
-    def __init__(self, table: str, environment: dict[str, str] | None) -> None:
-        argv = [sys.executable, "-m", "tests.faults.writer", table]
-        root = Path(__file__).parents[2]
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=root, text=True, bufsize=1
-        )
-
-    def send(self, key: bytes, value: bytes | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{key.decode()} {value.decode()}\n" if value is not None else f"{key.decode()}\n")
-
-    def receive(self) -> tuple[bytes, str]:
-        """Give the next key of which the result is known, and the result."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the writer has ended"
-        key, _, result = line.rstrip("\n").partition(" ")
-        return key.encode(), result
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(20)
-        self._process.stdout.close()
-
-
 class Site:
-    """Made by :func:`site`.
+    """Made by :func:`.start.site`.
 
     There are these maps: ``t``, a cache with the backup; ``backup``, that alone; and ``cached``, the cache alone.
 
     :ivar emptied: whether memcached may have lost what only it has.
     :ivar clock_is_right: whether the service's is.
+    :ivar spare_descriptors: how many connections to a backup the service may keep for a while.
     :ivar triplets: those under way, of each client of the policy.
     """
 
@@ -118,6 +78,7 @@ class Site:
         self.maps = ["t", "t", "t", "cached", "backup"]
         self.emptied = False
         self.clock_is_right = True
+        self.spare_descriptors = 0
         self.triplets: tuple[list[Triplet], ...] = ([], [])
         self._triplet_numbers = itertools.count()
         self._versions = itertools.count()
@@ -135,7 +96,7 @@ class Site:
         if self.writer is not None:
             self.writer.close()
         for other in self.others:
-            other.stop()
+            other.kill()
 
     # Questions and answers.
 
@@ -145,8 +106,8 @@ class Site:
         if name == "cached":
             return name, random.choices(_CACHED, k=count)
         if name == "slow":
-            return name, random.choices(_FIXED, k=count)
-        return name, random.choices([*_FIXED, *_ABSENT, *self.changing], k=count)
+            return name, random.choices(FIXED, k=count)
+        return name, random.choices([*FIXED, *_ABSENT, *self.changing], k=count)
 
     def judge(self, name: str, key: bytes, reply: bytes, asked: float, answered: float) -> tuple[Verdict, float]:
         """Judge the reply to a look-up; see :meth:`.truth.Keys.judge`."""
@@ -213,12 +174,27 @@ class Site:
         """Give the bytes of memory that the service has for itself: without files, such as those of LMDB."""
         return sum(_anonymous(pid) for pid in self.processes())
 
-    def is_well(self) -> bool:
-        """Say whether new clients find that memcached, the backup and the greylist all are in use again."""
-        return all(self._serves() for _ in range(3 * self.workers))
+    def wait_until_well(self) -> float:
+        """Wait until new clients, at all workers, find that memcached, the backup and the greylist all are in use.
+
+        :return: when the last of them found that they are not.
+        :raises AssertionError: that takes too long.
+        """
+        last, in_a_row = float("-inf"), 0
+
+        def is_well() -> bool:
+            nonlocal last, in_a_row
+            if self._serves():
+                in_a_row += 1
+            else:
+                last, in_a_row = time.monotonic(), 0
+            return in_a_row >= 3 * self.workers
+
+        wait_until(is_well, "all is well again")
+        return last
 
     def _serves(self) -> bool:
-        key = self.random.choice(_FIXED)
+        key = self.random.choice(FIXED)
         cached = self.random.choice(_CACHED)
         expected = [b"OK " + value_of(key), b"OK " + value_of(key), b"OK " + value_of(cached)]
         try:
@@ -229,111 +205,24 @@ class Site:
             return False
 
     def all_workers_serve(self) -> bool:
-        return len(self.worker_processes()) == self.workers
+        """Say whether all workers are there, and catch SIGHUP: they do so from when they listen."""
+        workers = self.worker_processes()
+        return len(workers) == self.workers and all(_caught(pid) & 1 for pid in workers)
 
 
 def _anonymous(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    return int((_status(pid, "RssAnon") or "0").split()[0]) * 1024
 
 
-@contextmanager
-def site(
-    random: Random, *, workers: int = 1, network: bool = False, named: bool = False, host: bool = False, sql: bool = False
-) -> Iterator[Site]:
-    """Start all that is needed.
-
-    :param network: whether memcached is behind a :class:`Network`.
-    :param named: whether memcached is found by a name.
-    :param host: whether the service is on a :class:`BrokenHost`; so it is with ``named``.
-    :param sql: whether the backup is an SQLite database, and another one is slow; else it is in LMDB.
-    """
-    with ExitStack() as stack:
-        directory = stack.enter_context(scratch_directory())
-        memcached = Memcached(directory, place=f"127.0.0.1:{free_port()}" if named else "")
-        made = Site(directory, stack.enter_context(memcached), random)
-        made.workers = workers
-        stack.callback(made.close)
-        address = memcached.address
-        if network:
-            made.network = Network(address, random)
-            stack.callback(made.network.close)
-            address = made.network.address
-        if host or named:
-            made.host = BrokenHost(directory)
-            stack.callback(made.host.close)
-        if named:
-            assert made.host is not None
-            made.host.resolve("127.0.0.1")
-            port = address.rpartition(":")[2]
-            address = f"inet:{NAME}:{port}"
-            (directory / "other").mkdir()
-            made.others.append(Memcached(directory / "other", place=f"127.0.0.2:{port}"))
-        if sql:
-            made.slow = stack.enter_context(slow_backup(directory / "slow", 0.0))
-        _configure(made, address, sql=sql)
-        made.fill_cache()
-        stack.enter_context(made.service)
-        if workers > 1:
-            wait_until(lambda: f"{workers} workers serve" in made.service.log, "all workers serve")
-        yield made
+def _caught(pid: int) -> int:
+    """Give the mask of the signals that a process catches."""
+    return int(_status(pid, "SigCgt") or "0", 16)
 
 
-def _configure(made: Site, address: str, *, sql: bool) -> None:
-    """Write the files, and fill the backup."""
-    directory = made.directory
-    usual = f"memcache = {address}\ntimeout = {TIMEOUT}\nmax_try = 1\nttl = {TTL}\n"
-    cached = write_config(directory / "cached.cf", usual)
-    table = directory / "t.cf"
-    tables = f"t=memcache:{table} cached=memcache:{cached} "
-    greylist = f"memcache:{table}"
-    fixed = {key: value_of(key) for key in _FIXED}
-    if sql:
-        backup = _fill_sqlite(made, fixed)
-        made.maps.append("slow")
-        greylist = f"lmdb:{directory}/greylist"
-        assert made.slow is not None
-        slow = f"key_format = slow:%s\nbackup = {{ {made.slow.table}, timeout={BACKUP_TIMEOUT}s }}\n"
-        tables += f"slow=memcache:{write_config(directory / 'slow.cf', usual + slow)} "
-    else:
-        backup = f"lmdb:{directory}/backup"
-    limited = f"{{ {backup}, timeout={BACKUP_TIMEOUT}s }}"
-    write_config(table, f"{usual}backup = {limited}\n")
-    if not sql:
-        _fill_lmdb(made, greylist, fixed)
-    config = _MAIN_CF.format(
-        workers=made.workers,
-        tables=tables + f"backup={limited}",
-        greylist=greylist,
-        policy_timeout=POLICY_TIMEOUT,
-    )
-    made.service = Service(
-        directory,
-        config,
-        listen=[f"unix:{directory}/socketmap.sock"],
-        policy_listen=[f"unix:{directory}/policy.sock"],
-        env=None if made.host is None else made.host.environment,
-    )
-
-
-def _fill_lmdb(made: Site, table: str, fixed: dict[bytes, bytes]) -> None:
-    made.writer = Writer(table, None if made.host is None else made.host.environment)
-    for key, value in fixed.items():
-        made.keys.change(key, value, 0).acknowledged = 0
-        made.writer.send(key, value)
-    assert {made.writer.receive() for _ in fixed} == {(key, "ok") for key in fixed}
-
-
-def _fill_sqlite(made: Site, fixed: dict[bytes, bytes]) -> str:
-    """Make the database, and give the name of its table."""
-    path = made.directory / "backup.db"
-    with sqlite3.connect(path) as database:
-        database.execute("CREATE TABLE map (key TEXT PRIMARY KEY, value TEXT)")
-        database.executemany("INSERT INTO map VALUES (?, ?)", [(k.decode(), v.decode()) for k, v in fixed.items()])
-    database.close()
-    for key, value in fixed.items():
-        made.keys.change(key, value, 0).acknowledged = 0
-    query = f"dbpath = {path}\nquery = SELECT value FROM map WHERE key = '%s'\n"
-    return f"sqlite:{write_config(made.directory / 'backup.cf', query)}"
+def _status(pid: int, name: str) -> str:
+    """Give what the kernel says of a process; nothing of one that has just ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return line.partition(":")[2].strip()
+    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import SystemRandom
 
 import pytest
@@ -15,7 +16,7 @@ from .run import Run
 def run(request: pytest.FixtureRequest) -> Run:
     """Let all faults happen that are asked for."""
     config = request.config
-    names = {item.callspec.params["fault"].name for item in request.session.items if _is_about_fault(item)}
+    names = {item.callspec.id for item in request.session.items if isinstance(item, pytest.Function) and _is_one(item)}
     seed = config.getoption("--fault-seed") or SystemRandom().randrange(1, 10**9)
     print(f"--fault-seed {seed}")
     run = Run(
@@ -28,14 +29,14 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run
 
 
-def _is_about_fault(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and item.function is test_fault
+def _is_one(item: pytest.Function) -> bool:
+    return item.function is test_fault
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_fault(fault: Fault, run: Run, record_property: pytest.FixtureRequest) -> None:
+def test_fault(fault: Fault, run: Run, record_property: Callable[[str, object], None]) -> None:
     """Each answer is right, or a failure that says so, in time; and soon after the fault all is as before."""
     assert fault.name not in run.errors, run.errors[fault.name]
     row = run.rows[fault.name]
-    record_property("fault", attributes(row))  # type: ignore[operator]
+    record_property("fault", attributes(row))
     assert not row.problems(), "\n".join([*row.problems(), *row.evidence])

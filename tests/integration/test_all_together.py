@@ -232,6 +232,29 @@ def test_ipv6() -> None:
         assert_clean(service.log)
 
 
+def test_knowledge_outlives_a_reload() -> None:
+    """That a server was emptied is known after a reload, too: what it misses is not missing when the other is away."""
+    with scratch_directory() as directory, ExitStack() as stack:
+        emptied, killed = memcacheds = [
+            stack.enter_context(Memcached(directory, place=f"127.0.0.1:{free_port()}")) for _ in range(2)
+        ]
+        servers = ", ".join(memcached.address.replace("127.0.0.1", "localhost") for memcached in memcacheds)
+        text = f"memcache = {servers}\nreplicas = 2\nttl = 0\nmax_try = 1\n"
+        table = f"memcache:{write_config(directory / 'table.cf', text)}"
+        fill(table)
+        service = stack.enter_context(Service(directory, f"tables = aliases={table}\n"))
+        with SocketmapClient(service.addresses[0]) as client:
+            expected = [b"OK " + value for value in KEYS.values()]
+            assert client.ask_all("aliases", list(KEYS)) == expected
+            emptied.restart()
+            assert client.ask_all("aliases", list(KEYS)) == expected
+            service.reload()
+            wait_until(partial(reloaded, service, 1), "reloaded")
+            assert client.ask_all("aliases", list(KEYS)) == expected
+            killed.kill()
+            assert {answer[:5] for answer in client.ask_all("aliases", list(KEYS))} == {b"TEMP "}
+
+
 def reloaded(service: Service, times: int) -> bool:
     return service.log.count("reloaded ") == times
 

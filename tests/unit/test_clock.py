@@ -7,6 +7,7 @@ from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 
 from socketmap_memcache.clock import time_of_day, use_steady_clock
+from socketmap_memcache.memcache.memory import MemoryCache
 
 
 def test_set_back() -> None:
@@ -32,3 +33,15 @@ def test_timers_run() -> None:
     use_steady_clock(clock)
     assert time_of_day(clock) == clock.seconds
     clock.advance(1)
+
+
+def test_until() -> None:
+    """What is kept in memory until a time of day is kept so long by the steady clock."""
+    clock = Clock()
+    clock.time_of_day = lambda: 2_000_000_000.0  # type: ignore[attr-defined]
+    cache = MemoryCache("memory:", 1000, clock)
+    cache.put(b"key", b"value", 2_000_000_010)
+    clock.advance(9)
+    assert cache.peek(b"key") == b"value"
+    clock.advance(1)
+    assert cache.peek(b"key") is None

@@ -47,5 +47,5 @@ def test_defaults() -> None:
         "replicas": f"{rule.replicas}",
     }
     assert f"{OWED_LIMIT:,} keys" in TEXT
-    assert (FIRST_PROBE, LAST_PROBE, REFUSED_PAUSE) == (0.1, 1.5, 5)
+    assert (FIRST_PROBE, LAST_PROBE, REFUSED_PAUSE) == (0.1, 1, 5)
     assert PROBE_KEY.decode() in TEXT

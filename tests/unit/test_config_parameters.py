@@ -187,6 +187,14 @@ class TestProblems:
         read.adopt("backup", [Problem("cannot be read", "/x"), Problem("unknown type")])
         assert errors_of(read) == ["/x: cannot be read", "x.cf:2: unknown type"]
 
+    def test_order(self) -> None:
+        """Those of another file are told where that is named, and not in the order of all numbers."""
+        read = parameters("a = 1\nb = 2\nc = 3")
+        for name, problem in (("c", Problem("", "/z", 1)), ("b", Problem("", "/y", 7)), ("b", Problem("", "/y", 8))):
+            read.adopt(name, [problem])
+        read.error("a", "")
+        assert errors_of(read) == ["x.cf:1: ", "/y:7: ", "/y:8: ", "/z:1: "]
+
     def test_command_line(self) -> None:
         """An entry that is in no file has errors without a place."""
         read = Parameters(ParsedFile("main.cf", {"ttl": Entry("ttl", "x")}))

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "workers": {"banner", "config", "listeners", "memcache", "service", "tables"},
     "commands": {"config", "memcache", "policies", "protocols", "service", "tables"},
 }
-FOR_ALL = {"asker", "clock", "errors", "prompt_writer"}
+FOR_ALL = {"asker", "clock", "errors", "pipelined_connection", "prompt_writer"}
 
 
 def imports(module: str) -> Iterator[tuple[str, bool]]:

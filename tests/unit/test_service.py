@@ -275,6 +275,26 @@ class TestReload(ServiceTests):
         assert "socketmap_listen has changed: that takes a restart" in texts(logs)
         assert len(self.reactor.tcpServers) == 1
 
+    def test_workers(self) -> None:
+        """From one process to several takes a restart, and the reload says so."""
+        service = self.start("tables = a=static:x\n")
+        with capturedLogs() as logs:
+            self.successResultOf(self.reload(service, "tables = a=static:x\nworkers = 2\n"))
+        assert "workers has changed: that takes a restart" in texts(logs)
+
+    def test_hangup_at_the_end(self) -> None:
+        """SIGHUP while requests are answered before the end does not end the process; nothing is reloaded."""
+        before = signal.getsignal(signal.SIGHUP)
+        service = self.start("tables = a=static:x\n")
+        client = Client(service._factory)
+        stopped = maybeDeferred(service.stopService)
+        self.assertNoResult(stopped)
+        signal.raise_signal(signal.SIGHUP)
+        self.reactor.pool.run()
+        client.leave(ConnectionDone())
+        self.successResultOf(stopped)
+        assert signal.getsignal(signal.SIGHUP) is before
+
     def test_stopped_during_a_reload(self) -> None:
         """A service that stops during a reload gives the new configuration back."""
         service = self.start("tables = a=static:x\n")

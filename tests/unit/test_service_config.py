@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.service import DEFAULTS, ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.listeners.endpoints import HandedAddress
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.policies.interface import IPolicy, IPolicyType, PolicyContext
 from socketmap_memcache.tables.registry import TableContext
@@ -50,6 +51,25 @@ class FileTests(ServiceConfigTests):
         assert self.context.warnings == []
         assert {"client_idle_timeout", "shutdown_timeout", "socketmap_listen", "tables"} <= set(DEFAULTS)
         assert DEFAULTS["tables"] == ""
+
+    def test_listen_parameters(self) -> None:
+        """Where it is listened can be said in the words of the file, and read again."""
+        tables = "tables = a=static:x\n"
+        config = self.load(f"{tables}socketmap_listen = unix:/$$s, inet:[::1]:3\ntcp_table_listen = a=inet:h:4\n")
+        said = config.listen_parameters()
+        assert said == {
+            "socketmap_listen": "unix:/$$s inet:[::1]:3",
+            "tcp_table_listen": "a=inet:h:4",
+            "policy_listen": "",
+        }
+        again = self.load(tables, *(f"{name}={value}" for name, value in said.items()))
+        assert again.listen_parameters() == said
+
+    def test_handed(self) -> None:
+        """Where a socket is there already, the map may be gone: whoever asks is told so."""
+        Path(self.path).write_text("tables = a=static:x\ntcp_table_listen = b=inet:h:4\n")
+        config = load(self.path, (), self.context, self.reactor, {"inet:h:4": 5})
+        assert config.tcp_table_listen == [("b", HandedAddress("inet:h:4", 5))]
 
     def test_nothing_served(self) -> None:
         """A file without tables and policies is refused: it may be half written, and nothing would be served."""

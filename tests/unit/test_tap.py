@@ -44,6 +44,18 @@ def test_service() -> None:
         assert IService.providedBy(makeService(options))
 
 
+def test_relative_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named from where twistd is started is the same after --rundir, for a reload and for workers."""
+    with tempfile.TemporaryDirectory(prefix="tap-") as directory:
+        config = Path(directory, "main.cf")
+        monkeypatch.chdir(directory)
+        for workers in ("1", "2"):
+            config.write_text(f"tables = a=static:x\nworkers = {workers}\n")
+            options = Options()
+            options.parseOptions(["--config", "main.cf", "--set", "socketmap_listen="])
+            assert makeService(options)._path == str(config)  # type: ignore[attr-defined] # (of either class)
+
+
 def test_errors() -> None:
     """With a configuration that has errors the process ends, and shows all of them."""
     with tempfile.TemporaryDirectory(prefix="tap-") as directory:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from twisted.python.failure import Failure
 
@@ -10,7 +10,7 @@ from socketmap_memcache.asker import Asker
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
 from socketmap_memcache.policies.greylist.decide import NEW, Decision, decide
-from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, triplet_key
+from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, client_key, triplet_key
 from socketmap_memcache.policies.greylist.log_line import printable
 from socketmap_memcache.policies.greylist.record import (
     Client,
@@ -31,19 +31,13 @@ if TYPE_CHECKING:
 FORGOTTEN = b"forgotten by the store"
 
 
-class ClientId(NamedTuple):
-    """A client, and its key in the table."""
-
-    address: ClientAddress
-    key: bytes
-
-
 class Attempt:
     """A request that the table has to decide. It hears of the records; see :class:`~socketmap_memcache.asker.Asker`."""
 
     __slots__ = (
         "_asker",
         "_client",
+        "_client_key",
         "_client_record",
         "_delay",
         "_finished",
@@ -60,7 +54,7 @@ class Attempt:
         self,
         policy: GreylistPolicy,
         request: Request,
-        client: ClientId,
+        client: ClientAddress,
         settings: Settings,
         delay: int,
         asker: Asker,
@@ -77,7 +71,8 @@ class Attempt:
         self._client = client
         self._settings = settings
         self._delay = delay
-        self._key = triplet_key(client.address, request[b"sender"], request[b"recipient"], settings)
+        self._key = triplet_key(client, request[b"sender"], request[b"recipient"], settings)
+        self._client_key = client_key(client, settings)
         self._triplet: Triplet | None = None
         self._client_record: Client | None = None
         self._waiting = 0
@@ -90,16 +85,17 @@ class Attempt:
 
         :return: the attempt itself, where the asker is told later.
         """
-        ask = self._policy.lookup_for
-        self._policy.begun()
+        policy, key = self._policy, self._key
+        policy.begun()
         if self._settings.auto_whitelist_clients:
             self._waiting = 2
+            client_key = self._client_key
             with WRITES_TOGETHER:
-                ask(self._client.key, self, self._client.key)
-                ask(self._key, self, self._key)
+                policy.lookup_for(client_key, self, client_key)
+                policy.lookup_for(key, self, key)
         else:
             self._waiting = 1
-            ask(self._key, self, self._key)
+            policy.lookup_for(key, self, key)
         return None if self._finished else self
 
     def cancel(self) -> None:
@@ -166,9 +162,9 @@ class Attempt:
         if triplet is not None and triplet != self._triplet:  # not twice in a second
             policy.update_for(self._key, format_record(triplet), decision.triplet_ttl, _PASSED, policy)
         if client is not None:
-            policy.update_for(self._client.key, format_record(client), decision.client_ttl, _PASSED, policy)
+            policy.update_for(self._client_key, format_record(client), decision.client_ttl, _PASSED, policy)
         if decision.whitelisted:
-            name, address = printable(request[b"client_name"][:ATTRIBUTE_LIMIT]), self._client.address.text.decode()
+            name, address = printable(request[b"client_name"][:ATTRIBUTE_LIMIT]), self._client.text.decode()
             policy.log_line(f"whitelisted: {name}[{address}]" if name else f"whitelisted: {address}")
         if decision.delayed is None:
             return policy.let_pass(request, decision.reason)

@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.errors import PermanentError, TableError
 from socketmap_memcache.policies.greylist.decide import client_is_over, triplet_is_over
 from socketmap_memcache.policies.greylist.key import CLIENT, TRIPLET
@@ -61,6 +62,7 @@ class Cleaner:
         self._table = table
         self._settings = settings
         self._reactor = reactor
+        self._seconds = time_of_day(reactor)
         self._first_pause = first_pause
         self._pause = pause
         self._duration = duration
@@ -117,7 +119,7 @@ class Cleaner:
 
     def _is_over(self, key: bytes, value: bytes) -> bool:
         """Say whether an entry is to be deleted. What is not a record is left alone: who knows whose it is."""
-        now = int(self._reactor.seconds())
+        now = int(self._seconds())
         try:
             if key.startswith(TRIPLET):
                 return triplet_is_over(parse_triplet(value), now, self._settings)

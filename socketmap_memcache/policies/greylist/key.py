@@ -7,13 +7,16 @@ of clients. What postgrey would use as a key is called the *plain* key below.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha1, sha256
-from socket import AF_INET, AF_INET6, inet_ntoa, inet_pton
+from socket import inet_ntoa
 from struct import unpack
 from typing import NamedTuple
 
 from socketmap_memcache.policies.greylist.settings import Settings
+from socketmap_memcache.policies.greylist.whitelist_syntax import unmapped
 from socketmap_memcache.protocols.memcache import has_forbidden
+from socketmap_memcache.tables.cidr import Address, parse_address
 from socketmap_memcache.tables.folding import fold
 
 #: What the keys of triplets and of clients begin with in the table.
@@ -25,7 +28,6 @@ ATTRIBUTE_LIMIT = 512
 #: Bytes of a plain key, at most, that is used as it is: with what a ``key_format`` adds, memcached has to take it.
 PLAIN_LIMIT = 200
 
-_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address in an IPv6 address begins with
 _NUMBER = re.compile(rb"\b\d+\b")
 _BATV_TAG = re.compile(rb"[0-9a-z]{10}")
 _SRS0 = re.compile(rb"\A(SRS0)[=+-][^=]+=[^=]+=(?=[^=]+=.)", re.IGNORECASE)
@@ -54,35 +56,35 @@ def parse_client(address: bytes, settings: Settings) -> ClientAddress | None:
 
     :return: ``None`` where it is no address: ``unknown``, one with a zone, anything else.
     """
-    try:
-        text = address.decode("ascii")
-        if ":" not in text:
-            return _ipv4(inet_pton(AF_INET, text), settings)
-        packed = inet_pton(AF_INET6, text)
-    except (OSError, ValueError):
+    parsed = parse_unmapped(address)
+    if parsed is None:
         return None
-    if packed.startswith(_MAPPED):
-        return _ipv4(packed[len(_MAPPED) :], settings)
-    shown = _ipv6_text(packed)
+    bits, value = parsed
+    shown, prefix = (_ipv4_text, settings.ipv4_prefix) if bits == 32 else (_ipv6_text, settings.ipv6_prefix)
+    text = shown(value) if b":" in address else address
     if settings.lookup_by_host:
-        return ClientAddress(shown, shown + b"/128")
-    return ClientAddress(shown, _ipv6_text(_network(packed, settings.ipv6_prefix)))
+        return ClientAddress(text, b"%b/%d" % (text, bits))
+    hosts = bits - prefix
+    return ClientAddress(text, shown(value >> hosts << hosts))
 
 
-def _ipv4(packed: bytes, settings: Settings) -> ClientAddress:
-    text = inet_ntoa(packed).encode()
-    if settings.lookup_by_host:
-        return ClientAddress(text, text + b"/32")
-    return ClientAddress(text, inet_ntoa(_network(packed, settings.ipv4_prefix)).encode())
+@lru_cache(1)
+def parse_unmapped(text: bytes) -> Address | None:
+    """Read an address; that of IPv4 in IPv6 form is the IPv4 address. The last one is remembered: a list asks for the
+    same one as the key.
+
+    :return: ``None`` where it is none.
+    """
+    address = parse_address(text)
+    return address if address is None or address[0] == 32 else unmapped(address)
 
 
-def _ipv6_text(packed: bytes) -> bytes:
-    return b"%X:%X:%X:%X:%X:%X:%X:%X" % unpack("!8H", packed)
+def _ipv4_text(value: int) -> bytes:
+    return inet_ntoa(value.to_bytes(4, "big")).encode()
 
 
-def _network(packed: bytes, prefix: int) -> bytes:
-    hosts = len(packed) * 8 - prefix
-    return (int.from_bytes(packed, "big") >> hosts << hosts).to_bytes(len(packed), "big")
+def _ipv6_text(value: int) -> bytes:
+    return b"%X:%X:%X:%X:%X:%X:%X:%X" % unpack("!8H", value.to_bytes(16, "big"))
 
 
 def normalize_sender(sender: bytes, settings: Settings) -> bytes:

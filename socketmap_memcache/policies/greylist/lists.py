@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -55,7 +56,7 @@ class Lists:
         clients, recipients, senders = self.clients, self.recipients, self.senders
         found: list[Exemption] = [(AUTHENTICATED, is_authenticated)]
         if clients is not None:
-            found.append((CLIENT_WHITELIST, lambda request: matches_client(clients, request)))
+            found.append((CLIENT_WHITELIST, partial(matches_client, clients)))
         if recipients is not None:
             found.append((RECIPIENT_WHITELIST, lambda request: recipients.matches(_cut(request[b"recipient"]))))
         if senders is not None:
@@ -96,7 +97,7 @@ def is_authenticated(request: Request) -> bool:
 
 def matches_client(clients: ClientWhitelist, request: Request) -> bool:
     """Say whether the client of a request is in a list."""
-    return clients.matches(_cut(request[b"client_name"]), _cut(request[b"client_address"]))
+    return clients.matches(request[b"client_name"][:ATTRIBUTE_LIMIT], request[b"client_address"][:ATTRIBUTE_LIMIT])
 
 
 def _cut(value: bytes) -> bytes:

@@ -8,7 +8,7 @@ remembers: what no table remembers would be deferred for ever. When the table fa
 from __future__ import annotations
 
 from collections import deque
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,15 +18,16 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from socketmap_memcache.asker import Asker, tell
+from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, TableError
 from socketmap_memcache.policies.asked import deferred
-from socketmap_memcache.policies.greylist.attempt import Attempt, ClientId
+from socketmap_memcache.policies.greylist.attempt import Attempt
 from socketmap_memcache.policies.greylist.cleaner import Cleaner
 from socketmap_memcache.policies.greylist.decision_log import DecisionLog
 from socketmap_memcache.policies.greylist.deferrals import Deferrals
-from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, client_key, parse_client
+from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, parse_client
 from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
 from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
@@ -51,9 +52,6 @@ NO_STORE = b"no store"
 
 #: Messages of which it is remembered that they have their header already; as many as in postgrey.
 INSTANCES = 10
-
-#: Clients whose keys need not be made again.
-CLIENTS = 10_000
 
 # Fail actions with which mail goes on its way.
 _PASSING = {b"DUNNO", b"INFO", b"OK", b"PERMIT", b"PREPEND", b"RELAY", b"WARN"}
@@ -117,7 +115,7 @@ class GreylistPolicy:
         self.table = table
         self.lookup_for = lookup_for(table)
         self.update_for = update_for(table)
-        self.seconds = reactor.seconds
+        self.seconds = time_of_day(reactor)
         kept = {} if kept is None else kept
         window = min(settings.retry_window, settings.max_age)
         self.deferrals: Deferrals = kept.setdefault("greylist deferrals", Deferrals(window))
@@ -125,7 +123,6 @@ class GreylistPolicy:
         self._settings = settings
         self._without_awl = attrs.evolve(settings, auto_whitelist_clients=0)
         self._lists = lists
-        self._identify = lru_cache(CLIENTS)(self._identify_client)
         self._exemptions = lists.exemptions()
         self._reactor = reactor
         self._lines = DecisionLog(reactor, self._log)
@@ -150,8 +147,8 @@ class GreylistPolicy:
                 self.log_line(f"attribute missing: {name.decode()}")
                 asker.answered(DUNNO, token)
                 return None
-        address = request[b"client_address"][:ATTRIBUTE_LIMIT]  # what is remembered has to be small
-        client = self._identify(address)
+        address = request[b"client_address"][:ATTRIBUTE_LIMIT]
+        client = parse_client(address, self._settings)
         if client is None:
             self.complain("can't parse client_address {address}", address=excerpt(address))
             asker.answered(DUNNO, token)
@@ -177,16 +174,12 @@ class GreylistPolicy:
                 self._cleaner.stop()
             self._let_go()
 
-    def _identify_client(self, address: bytes) -> ClientId | None:
-        client = parse_client(address, self._settings)
-        return None if client is None else ClientId(client, client_key(client, self._settings))
-
-    def _attempt(self, delay: int, request: Request, client: ClientId, asker: Asker, token: Any) -> Attempt | None:
+    def _attempt(self, delay: int, request: Request, client: ClientAddress, asker: Asker, token: Any) -> Attempt | None:
         """Ask the table."""
         settings = self._settings if self._lists.may_auto_whitelist(request) else self._without_awl
         return Attempt(self, request, client, settings, delay, asker, token).start()
 
-    def _accessed(self, delay: int | None, request: Request, client: ClientId) -> bytes | Deferred[bytes]:
+    def _accessed(self, delay: int | None, request: Request, client: ClientAddress) -> bytes | Deferred[bytes]:
         """Ask the table, unless the recipient wants no greylisting."""
         if delay is None:
             return self.let_pass(request, RECIPIENT_ACCESS)

@@ -23,8 +23,8 @@ _DOMAINS = 1000
 
 def greylist_reply(settings: Settings, request: Request, missing: int) -> bytes:
     """Give the action that defers a mail."""
-    text = greylist_text(settings, request[b"recipient"], missing, b"etrn_domain" in request)
-    return (b"%b %b" % (settings.action, text)).rstrip()
+    domain, missing = _expanded(settings, request[b"recipient"], missing)
+    return _reply(settings.action, settings.text, domain, missing, b"etrn_domain" in request)
 
 
 def header_reply(settings: Settings, delayed: int, now: int) -> bytes:
@@ -46,11 +46,19 @@ def greylist_text(settings: Settings, recipient: bytes, missing: int, enhanced: 
     :param enhanced: whether Postfix sent ``etrn_domain``, as it does from 2.3 on: then it understands a status code
         before the text. 4.2.0 is taken because Exchange once did not retry after Postfix's own 4.7.1.
     """
-    domain = recipient[:ATTRIBUTE_LIMIT].rpartition(b"@")[2]
-    return _expand(settings.text, domain, missing if b"%s" in settings.text else 0, enhanced)
+    return _expand(settings.text, *_expanded(settings, recipient, missing), enhanced)
+
+
+def _expanded(settings: Settings, recipient: bytes, missing: int) -> tuple[bytes, int]:
+    """Give what is to be expanded, the domain and the seconds, which are 0 where the text has none."""
+    return recipient[:ATTRIBUTE_LIMIT].rpartition(b"@")[2], missing if b"%s" in settings.text else 0
 
 
 @lru_cache(_DOMAINS)
+def _reply(action: bytes, text: bytes, domain: bytes, missing: int, enhanced: bool) -> bytes:
+    return (b"%b %b" % (action, _expand(text, domain, missing, enhanced))).rstrip()
+
+
 def _expand(text: bytes, domain: bytes, missing: int, enhanced: bool) -> bytes:
     if enhanced and not text[:1].isdigit():
         text = b"4.2.0 " + text

@@ -7,7 +7,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
+from socketmap_memcache.policies.greylist.key import parse_unmapped
 from socketmap_memcache.policies.greylist.whitelist_regexp import Expression
 from socketmap_memcache.policies.greylist.whitelist_syntax import (
     ClientEntry,
@@ -15,9 +17,7 @@ from socketmap_memcache.policies.greylist.whitelist_syntax import (
     Mailbox,
     MailEntry,
     Network,
-    unmapped,
 )
-from socketmap_memcache.tables.cidr import parse_address
 from socketmap_memcache.tables.time_limit import call_with_limit
 
 #: Bytes: what is longer is in no list. No name or address in mail is as long, and postgrey cuts it there.
@@ -25,6 +25,9 @@ LONGEST = 512
 
 #: Seconds of processor time for all regular expressions of a list, because nothing else is done meanwhile.
 TIME_LIMIT = 0.2
+
+# Names that need not be searched again. Most clients that are greylisted have the same one: ``unknown``.
+_NAMES = 1000
 
 # Bytes of a subject in which expressions that are quick are so; no host name has more.
 _QUICK_LENGTH = 255
@@ -45,6 +48,7 @@ class ClientMatcher:
         self._domains = DomainSet(entry for entry in entries if isinstance(entry, Domain))
         self._networks = NetworkSet(entry for entry in entries if isinstance(entry, Network))
         self._expressions = ExpressionSet(entry for entry in entries if isinstance(entry, Expression))
+        self._has_name = lru_cache(_NAMES)(self._find_name)
 
     def matches(self, name: bytes, address: bytes) -> bool:
         """Say whether a client is in the list.
@@ -55,7 +59,10 @@ class ClientMatcher:
         """
         if self._networks.has(address):
             return True
-        return len(name) <= LONGEST and (self._domains.has(name.lower()) or self._expressions.found_in(name))
+        return len(name) <= LONGEST and self._has_name(name)
+
+    def _find_name(self, name: bytes) -> bool:
+        return self._domains.has(name.lower()) or self._expressions.found_in(name)
 
 
 class MailMatcher:
@@ -135,10 +142,10 @@ class NetworkSet:
         """Say whether one of them has an address, which is given as text."""
         if not self._ranges:
             return False
-        address = parse_address(text)
+        address = parse_unmapped(text)
         if address is None:
             return False
-        bits, value = unmapped(address)
+        bits, value = address
         if bits not in self._ranges:
             return False
         firsts, lasts = self._ranges[bits]

@@ -7,6 +7,7 @@ import socket
 import stat
 import tempfile
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from twisted.trial.unittest import TestCase
 
 from socketmap_memcache.listeners import endpoints
 from socketmap_memcache.listeners.endpoints import (
+    HandedAddress,
     ListenAddress,
     SystemdAddress,
     TcpAddress,
@@ -348,6 +350,29 @@ class TestListen(TestCase):
             assert inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
                 client.connect(self.path)
+
+    @inlineCallbacks
+    def test_shared(self) -> Generator[Deferred[Any], Any, None]:
+        """Of many who connect at once a process takes one at a time, so that the others that listen get their share."""
+        places: list[tuple[socket.AddressFamily, Any]] = [
+            (socket.AF_UNIX, self.path),
+            (socket.AF_INET, ("127.0.0.1", 0)),
+        ]
+        for family, place in places:
+            accepted: list[object] = []
+            self.patch(self.factory, "buildProtocol", accepted.append)
+            with socket.socket(family, socket.SOCK_STREAM) as handed, ExitStack() as stack:
+                handed.bind(place)
+                handed.listen(7)
+                for _ in range(3):
+                    stack.enter_context(socket.socket(family, socket.SOCK_STREAM)).connect(handed.getsockname())
+                descriptor = os.dup(handed.fileno())
+                port: Any = self.listen(HandedAddress("", descriptor))
+                self.assertRaises(OSError, os.fstat, descriptor)
+                for count in (1, 2, 3, 3):
+                    port.doRead()
+                    assert len(accepted) == count
+                yield self.stop(port)
 
     @inlineCallbacks
     def test_inherited_tcp(self) -> Generator[Deferred[Any], Any, None]:

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, SLICE, Request, StreamConnection, StreamFactory
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 from socketmap_memcache.protocols.netstring import NetstringReader, encode
 from tests.unit.listeners.transports import Client
 
@@ -263,6 +264,23 @@ class TestPauses(StreamTests):
         assert self.client.is_reading()
         self.client.unblock()
         assert self.client.is_reading()
+
+    def test_writes_together(self) -> None:
+        """A client that sends many requests and does not read is paused as soon also where writes are held back."""
+        other = Client(self.factory)
+        with WRITES_TOGETHER:
+            other.send(requests(b"!other"))
+            assert other.received() == b""
+            self.patch(self.client, "write", self.write_and_block)
+            self.client.send(requests(*[b"!%d" % number for number in range(10)]))
+        assert other.received() == b"!other"
+        assert self.client.received() == b"!0"
+        self.client.unblock()
+        assert self.client.received() == b"!1"
+
+    def write_and_block(self, data: bytes) -> None:
+        Client.write(self.client, data)
+        self.client.block()
 
     def test_garbage_during_a_pause(self) -> None:
         """Garbage behind a pause closes the connection when it is come upon."""

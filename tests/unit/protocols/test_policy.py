@@ -116,6 +116,18 @@ def test_attributes() -> None:
     }
 
 
+@given(st.lists(st.sampled_from([b"\n", b"=", b"a", b"bc", b"\nx=y"])).map(b"".join))
+def test_marks_in_values(rest: bytes) -> None:
+    """Each line is divided at its first equals sign, wherever others are."""
+    lines = (FIRST + rest).split(b"\n")
+    try:
+        request = parse_request(b"\n".join(lines))
+    except PolicyProtocolError:
+        assert rest.split(b"\n")[0] or not all(b"=" in line for line in lines)
+    else:
+        assert request == dict(line.split(b"=", 1) for line in lines)
+
+
 def test_carriage_returns() -> None:
     """Lines that end as in SMTP are the same request."""
     (payload,), partial = read([b"sender=a\r\n" + FIRST + b"\r\n\r\n"])

@@ -66,10 +66,18 @@ class Locks(TestCase):
         with self.assertRaises(ReplacedError):
             self.file.transact(self.put, write=True)
 
+    def test_gone(self) -> None:
+        """Nor is anything, where the file has no such name any more."""
+        with self.assertRaisesRegex(TemporaryError, "the disk is full"):
+            self.file.transact(fail, write=True)
+        self.path.rename(self.path.with_name("old"))
+        with self.assertRaises(ReplacedError):
+            self.file.transact(self.put, write=False)
+
     def test_replaced_at_opening(self) -> None:
         """A file that is replaced just while it is opened is not opened."""
 
-        def identity(file: LmdbFile) -> None:
+        def identity(_: LmdbFile) -> None:
             raise ReplacedError
 
         self.patch(LmdbFile, "_check_identity", identity)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 from collections.abc import Iterable, Mapping
@@ -14,10 +15,11 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from socketmap_memcache.config.service import ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.workers import parent as parent_module
 from socketmap_memcache.workers.parent import FIRST_PAUSE, GRACE, LAST_PAUSE, RELOAD_TIMEOUT, SOON, WorkersService
-from socketmap_memcache.workers.process import LOG, TO_PARENT, WorkerProcess
+from socketmap_memcache.workers.process import ERRORS, LOG, TO_PARENT, WorkerProcess
 
 
 class FakeProcess:
@@ -52,6 +54,8 @@ class Reactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.processes: list[FakeProcess] = []
+        self.refuses: Exception | None = None
+        self.in_thread = False
         self._work: list[tuple[Any, Any]] = []
 
     def getThreadPool(self) -> Reactor:
@@ -63,16 +67,19 @@ class Reactor(Clock):
     def run_threads(self) -> None:
         work, self._work = self._work, []
         for done, function in work:
+            self.in_thread = True
             try:
-                result = function()
+                outcome = (True, function())
             except Exception:  # noqa: BLE001 (as a thread pool does)
-                done(False, Failure())
-            else:
-                done(True, result)
+                outcome = (False, Failure())
+            self.in_thread = False
+            done(*outcome)
 
     def spawnProcess(
         self, worker: WorkerProcess, executable: str, argv: list[str], env: Mapping[str, str], **options: Any
     ) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         self.processes.append(FakeProcess(worker, argv, env, options["childFDs"]))
 
     def callFromThread(self, function: Any, *args: Any) -> None:
@@ -98,13 +105,20 @@ class ParentTests(SynchronousTestCase):
     def make(self) -> WorkersService:
         return WorkersService(str(self.path), ["shutdown_timeout=7s"], self.reactor)
 
-    def start(self, workers: str = "2") -> WorkersService:
+    def start(self, workers: str = "2", *, ready: bool = True) -> WorkersService:
         self.configure(workers)
         service = self.make()
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         service.privilegedStartService()
         service.startService()
+        if ready:
+            self.get_ready()
         return service
+
+    def get_ready(self) -> None:
+        for process in self.running():
+            if not process.worker.ready:
+                process.tell(b"ready\n")
 
     def running(self) -> list[FakeProcess]:
         return [process for process in self.reactor.processes if process.running]
@@ -128,6 +142,9 @@ class TestStart(ParentTests):
                 "--config",
                 str(self.path),
                 "--set=shutdown_timeout=7s",
+                f"--set=socketmap_listen=unix:{self.directory}/socket",
+                "--set=tcp_table_listen=",
+                "--set=policy_listen=",
                 f"--socket=4=unix:{self.directory}/socket",
             ]
             listening = socket.socket(fileno=socket.dup(process.descriptors[4]))
@@ -141,11 +158,10 @@ class TestStart(ParentTests):
         """The log says once what is served, and when all workers serve."""
         with capturedLogs() as events:
             service = self.start()
-            for process in self.reactor.processes:
-                process.tell(b"ready\n")
         lines = texts(events)
         assert lines[0] == "serving t = static:1"
         assert lines[-1] == "2 workers serve"
+        assert lines.count("2 workers serve") == 1
         self.successResultOf(self.stop(service))
 
     def test_privileges(self) -> None:
@@ -161,6 +177,18 @@ class TestStart(ParentTests):
         assert (self.directory / "socket").exists()
         self.successResultOf(self.stop(service))
 
+    def test_no_files(self) -> None:
+        """The parent makes no file: it may still be root, and the workers could not open it."""
+        table = f"lmdb:{self.directory}/greylist"
+        self.configure(more=f"policies = greylist\ngreylist_table = {table}\n")
+        with capturedLogs() as events:
+            service = self.make()
+            service.startService()
+        assert "greylist.lmdb does not exist yet: the service makes it when it starts" in texts(events)[0]
+        assert f"asking policy greylist: what is new waits 300 s, records in {table}" in texts(events)
+        assert not list(self.directory.glob("*.lmdb"))
+        self.successResultOf(self.stop(service))
+
     def test_wrong(self) -> None:
         """A configuration with errors is refused before there is any process."""
         self.configure(more="tables = t=nonsense:1\n")
@@ -169,10 +197,29 @@ class TestStart(ParentTests):
     def test_log(self) -> None:
         """What a worker logs is in the log of the parent."""
         service = self.start("1")
+        (process,) = self.reactor.processes
         published: list[LogEvent] = []
-        self.patch(self.reactor.processes[0].worker._log_reader, "_publish", published.append)
-        self.reactor.processes[0].worker.childDataReceived(LOG, b'{"log_format": "hello"}\n')
+        self.patch(process.worker._log_readers[LOG], "_publish", published.append)
+        process.worker.childDataReceived(LOG, b'{"log_format": "hello"}\n')
         assert texts(published) == ["hello"]
+        self.successResultOf(self.stop(service))
+
+    def test_standard_error(self) -> None:
+        """What a worker says that cannot log (yet) is in the log of the parent, too: a daemon has no other place."""
+        service = self.start("1", ready=False)
+        (process,) = self.reactor.processes
+        assert process.descriptors[ERRORS] == "r"
+        published: list[LogEvent] = []
+        for reader in process.worker._log_readers.values():
+            self.patch(reader, "_publish", published.append)
+        with capturedLogs() as events:
+            process.worker.childDataReceived(LOG, b'{"log_for')
+            process.worker.childDataReceived(ERRORS, b"Traceback\nImportE")
+            process.worker.childDataReceived(LOG, b'mat": "hello"}\n')
+            process.worker.childDataReceived(ERRORS, b"rror")
+            process.end(status=1)
+        assert texts(published) == ["hello"]
+        assert texts(events)[:2] == ["a worker says: Traceback", "a worker says: ImportError"]
         self.successResultOf(self.stop(service))
 
 
@@ -188,6 +235,30 @@ class TestEnd(ParentTests):
         self.reactor.advance(FIRST_PAUSE)
         assert len(self.running()) == 2
         assert self.reactor.processes[2].worker.number == 2
+        self.successResultOf(self.stop(service))
+
+    def test_cannot_be_started(self) -> None:
+        """A worker that the system does not start is tried again; until then there is nothing to stop."""
+        self.reactor.refuses = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        with capturedLogs() as events:
+            service = self.start("1")
+        reason = "cannot be started: [Errno 11] Resource temporarily unavailable"
+        assert texts(events)[-1] == f"worker 1 {reason}; replaced in {FIRST_PAUSE:g} s"
+        self.reactor.advance(FIRST_PAUSE)
+        self.reactor.refuses = None
+        self.reactor.advance(2 * FIRST_PAUSE)
+        assert len(self.running()) == 1
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.getDelayedCalls()
+
+    def test_all_serve_again(self) -> None:
+        """When the one that was missing has been replaced, the log says so."""
+        service = self.start()
+        self.reactor.processes[0].end(status=1)
+        self.reactor.advance(FIRST_PAUSE)
+        with capturedLogs() as events:
+            self.get_ready()
+        assert texts(events) == ["2 workers serve"]
         self.successResultOf(self.stop(service))
 
     def test_back_off(self) -> None:
@@ -271,6 +342,36 @@ class TestReload(ParentTests):
         assert not any(process.signals for process in self.reactor.processes)
         self.successResultOf(self.stop(service))
 
+    def test_not_ready(self) -> None:
+        """SIGHUP before a worker can take it, which would kill it, is sent to it when it is ready."""
+        service = self.start(ready=False)
+        first, second = self.reactor.processes
+        second.tell(b"ready\n")
+        self.hangup()
+        self.reactor.run_threads()
+        assert (first.signals, second.signals) == ([], [])
+        first.tell(b"ready\n")
+        assert (first.signals, second.signals) == ([signal.SIGHUP], [])
+        first.tell(b"reloaded\n")
+        assert second.signals == [signal.SIGHUP]
+        second.tell(b"reloaded\n")
+        self.successResultOf(self.stop(service))
+
+    def test_closed(self) -> None:
+        """What the parent has opened to check the configuration it closes, and not in a thread."""
+        service = self.start()
+        where = []
+
+        def noting(*arguments: Any) -> ServiceConfig:
+            config = load(*arguments)
+            self.patch(type(config), "close", lambda _: where.append(self.reactor.in_thread))
+            return config
+
+        self.patch(parent_module, "load", noting)
+        self.reload()
+        assert where == [False]
+        self.successResultOf(self.stop(service))
+
     def reload(self) -> None:
         """Reload, with workers that are quick."""
         self.hangup()
@@ -297,6 +398,49 @@ class TestReload(ParentTests):
         assert len(self.running()) == 1
         self.successResultOf(self.stop(service))
 
+    def test_fewer_and_more_again(self) -> None:
+        """One that is ending when more are wanted again is not asked to reload, and is replaced when it has ended."""
+        service = self.start()
+        self.configure("1")
+        self.reload()
+        self.configure("2")
+        self.reload()
+        second = self.reactor.processes[1]
+        assert second.signals == [signal.SIGHUP, signal.SIGTERM]
+        second.end()
+        self.get_ready()
+        assert [process.worker.number for process in self.running()] == [1, 2]
+        self.successResultOf(self.stop(service))
+
+    def test_fewer_but_one_does_not_end(self) -> None:
+        """One too many that does not end is killed in the end; those that are wanted are not."""
+        service = self.start()
+        self.configure("1")
+        self.reload()
+        first, second = self.reactor.processes
+        self.reactor.advance(7 + GRACE)
+        assert second.signals[-1] == signal.SIGKILL
+        assert first.signals == [signal.SIGHUP]
+        second.end(killed_by=signal.SIGKILL)
+        assert len(self.running()) == 1
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.getDelayedCalls()
+
+    def test_missing(self) -> None:
+        """A reload starts those at once that wait to be replaced: it may have mended what ended them."""
+        service = self.start("1")
+        for _ in range(5):
+            self.running()[0].end(status=1)
+            self.reactor.advance(FIRST_PAUSE * 2**4)
+        self.running()[0].end(status=1)
+        self.reload()
+        assert len(self.running()) == 1
+        with capturedLogs() as events:
+            self.running()[0].end(status=1)
+        assert texts(events) == [f"worker 1 ended with status 1; replaced in {FIRST_PAUSE:g} s"]
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.getDelayedCalls()
+
     def test_fewer_while_one_is_missing(self) -> None:
         """A worker that was to be replaced is not, when it is one too many now."""
         service = self.start()
@@ -313,8 +457,14 @@ class TestReload(ParentTests):
         self.path.write_text(self.path.read_text().replace("/socket\n", "/other\n"))
         with capturedLogs() as events:
             self.reload()
-        assert "addresses to listen on have changed: that takes a restart" in texts(events)
+        assert "socketmap_listen has changed: that takes a restart" in texts(events)
+        self.reactor.processes[0].end(killed_by=signal.SIGKILL)
+        self.reactor.advance(FIRST_PAUSE)
+        new = self.reactor.processes[-1]
+        assert new.argv == self.reactor.processes[0].argv
+        assert new.descriptors == self.reactor.processes[0].descriptors
         self.successResultOf(self.stop(service))
+        assert not (self.directory / "socket").exists()
 
     def test_again(self) -> None:
         """SIGHUP during a reload leads to one more, after it."""
@@ -355,12 +505,38 @@ class TestReload(ParentTests):
         self.reactor.run_threads()
         second.end(status=1)
         first.tell(b"something\nreloaded\n")
+        assert second.signals == []
+        assert len(self.running()) == 2
+        self.running()[1].end(status=1)
         self.hangup()
         self.reactor.run_threads()
         stopped = self.stop(service)
         self.successResultOf(stopped)
         self.reactor.advance(LAST_PAUSE)
-        assert len(self.reactor.processes) == 2
+        assert len(self.reactor.processes) == 3
+
+    def test_end_during_a_reload(self) -> None:
+        """SIGTERM in the middle of a reload: no worker that is ending is asked to read its configuration."""
+        service = self.start()
+        first, second = self.reactor.processes
+        self.hangup()
+        self.reactor.run_threads()
+        stopped = service.stopService()
+        first.end()
+        assert second.signals == [signal.SIGTERM]
+        second.end()
+        self.successResultOf(stopped)
+
+    def test_hangup_at_the_end(self) -> None:
+        """SIGHUP while the workers answer what is in flight neither ends the parent nor is told to them."""
+        service = self.start("1")
+        (process,) = self.reactor.processes
+        stopped = service.stopService()
+        self.hangup()
+        self.reactor.run_threads()
+        assert process.signals == [signal.SIGTERM]
+        process.end()
+        self.successResultOf(stopped)
 
     def test_stopped_meanwhile(self) -> None:
         """A configuration that is read when the service has ended is not used."""
@@ -375,6 +551,6 @@ class TestReload(ParentTests):
         service = self.start("1")
         (process,) = self.reactor.processes
         process.running = False
-        process.worker.stop()
+        stopped = service.stopService()
         process.end()
-        self.successResultOf(self.stop(service))
+        self.successResultOf(stopped)

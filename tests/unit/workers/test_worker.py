@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
@@ -9,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.workers import worker
-from socketmap_memcache.workers.worker import ParentWatch, read_arguments, tell_parent
+from socketmap_memcache.workers.worker import ParentWatch, end_once, read_arguments, tell_parent
 
 
 class Reactor:
@@ -51,6 +52,16 @@ class TestWorker(SynchronousTestCase):
         for _ in range(2):  # the end of the parent, and that of the reactor
             watch.connectionLost(Failure(end))
             assert not reactor.running
+
+    def test_told_twice_to_end(self) -> None:
+        """SIGTERM counts once: systemd sends it to all processes, and so does the parent."""
+        ended: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
+        self.addCleanup(signal.signal, signal.SIGTERM, before)
+        end_once()
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
 
     def test_tell(self) -> None:
         """What the parent is told is a line each; that there is none any more is no error."""

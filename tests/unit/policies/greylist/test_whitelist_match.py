@@ -174,7 +174,7 @@ def test_cost_of_addresses() -> None:
     """Ten thousand networks of any length cost no more than fourteen comparisons."""
     found = NetworkSet(Network(32, number << 16, (number << 16) + number) for number in range(10_000))
     value = Compared(5000 << 16)
-    with mock.patch.object(whitelist_match, "unmapped", return_value=(32, value)):
+    with mock.patch.object(whitelist_match, "parse_unmapped", return_value=(32, value)):
         assert found.has(b"0.0.0.0")
     assert 1 < value.compared <= 14
 

@@ -1,0 +1,52 @@
+"""What connections have in common on which commands go out without waiting for the replies of those before."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
+from twisted.internet.protocol import Protocol
+
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
+
+
+class PipelinedConnection(Protocol):
+    """A connection that is used until the first thing goes wrong on it.
+
+    :ivar usable: whether nothing has.
+    """
+
+    def __init__(self, reactor: IReactorTime, reader: Any) -> None:
+        """Make a connection that is not connected yet.
+
+        :param reader: is fed with what is received.
+        """
+        self._reactor = reactor
+        self._reader = reader
+        self._unsent: list[bytes] = []
+        self.usable = True
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
+        self._transport = cast(ITCPTransport, self.transport)
+        if not isinstance(self._transport.getPeer(), UNIXAddress):
+            self._transport.setTcpNoDelay(True)
+            self._transport.setTcpKeepAlive(True)
+        self._writer = PromptWriter(self._transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Match what has come with the commands in flight."""
+        if self.usable:
+            self._reader.feed(data)
+            with WRITES_TOGETHER:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        raise NotImplementedError
+
+    def _flush(self, _: bytes = b"") -> None:
+        if self.usable:
+            self._writer.write(b"".join(self._unsent))
+        self._unsent.clear()
