@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.address import UNIXAddress
@@ -16,6 +17,9 @@ class PipelinedConnection(Protocol):
 
     :ivar usable: whether nothing has.
     """
+
+    #: Takes replies from the reader.
+    _hand_over: Callable[[], None]
 
     def __init__(self, reactor: IReactorTime, reader: Any) -> None:
         """Make a connection that is not connected yet.
@@ -42,9 +46,6 @@ class PipelinedConnection(Protocol):
             self._reader.feed(data)
             with WRITES_TOGETHER:
                 self._hand_over()
-
-    def _hand_over(self) -> None:
-        raise NotImplementedError
 
     def _flush(self, _: bytes = b"") -> None:
         if self.usable:

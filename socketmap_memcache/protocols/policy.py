@@ -15,10 +15,6 @@ REQUEST_LIMIT = 65536
 #: Attributes in a request. Postfix sends some thirty.
 ATTRIBUTE_LIMIT = 1000
 
-# What is left of the lines name=value without the other bytes: where there is a NUL or CR that is to be seen, too.
-_OTHERS = bytes(sorted({*range(256)} - {*b"=\n\r\0"}))
-_MARKS = b"=\n" * ATTRIBUTE_LIMIT
-
 
 class PolicyProtocolError(ProtocolError):
     """Bytes that are no request. There is no reply that says so: the connection has to be closed."""
@@ -91,18 +87,6 @@ def parse_request(payload: bytes) -> dict[bytes, bytes]:
     :raises PolicyProtocolError: a line is no ``name=value``, or has a NUL; there are more than :data:`ATTRIBUTE_LIMIT`
         lines; or it is no request of smtpd's.
     """
-    marks = payload.translate(None, _OTHERS)
-    if marks.endswith(b"=") and _MARKS.startswith(marks):  # one = a line, as in nearly all requests: this is faster
-        fields = payload.replace(b"\n", b"=").split(b"=")
-        request = dict(zip(fields[::2], fields[1::2], strict=True))
-    else:
-        request = _parse_lines(payload)
-    if request.get(b"request") != b"smtpd_access_policy":
-        raise PolicyProtocolError("request=smtpd_access_policy is missing")
-    return request
-
-
-def _parse_lines(payload: bytes) -> dict[bytes, bytes]:
     if b"\0" in payload:
         raise PolicyProtocolError("NUL in a request")
     if b"\r" in payload:
@@ -116,6 +100,8 @@ def _parse_lines(payload: bytes) -> dict[bytes, bytes]:
         if not equals:
             raise PolicyProtocolError("a line of the request is not name=value")
         request[name] = value
+    if request.get(b"request") != b"smtpd_access_policy":
+        raise PolicyProtocolError("request=smtpd_access_policy is missing")
     return request
 
 

@@ -97,15 +97,18 @@ class WorkersService(Service):
             self._sockets[address.text] = address.bind()
 
     def startService(self) -> None:
-        """Say what is served, and start the workers."""
+        """Say what is served, and start the workers as soon as the reactor runs."""
         super().startService()
         if not self._sockets:
             self._listen()
         for line in banner(self._config):
             self.log.info("{line}", line=line)
-        self._start_missing()
+        # Not before: without the reactor's handlers a signal would end this process, and leave them behind.
+        self._reactor.callWhenRunning(self._start_missing)
 
     def _start_missing(self) -> None:
+        if not self.running:
+            return
         for number in range(1, self._config.workers + 1):
             if number not in self._workers and number not in self._restarts:
                 self._start(number)
@@ -135,9 +138,8 @@ class WorkersService(Service):
             late = self._kills.pop(worker.number)
             if late.active():
                 late.cancel()
-            if self.running:
-                self._start_missing()
-            elif not self._workers and self._ended is not None:
+            self._start_missing()
+            if not self._workers and self._ended is not None:
                 self._ended.callback(None)
             return
         lived = self._reactor.seconds() - worker.started

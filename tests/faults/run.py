@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from tests.integration.harness.policy import PolicyClient
+from tests.integration.harness.processes import wait_until
 from tests.integration.harness.socketmap import SocketmapClient
 
 from .faults import FAULTS, Fault
@@ -142,6 +143,7 @@ class SiteRun:
 
     def _measure(self, row: Row) -> None:
         """See whether the service is as it was, now that it has no clients."""
+        wait_until(self._site.all_workers_serve, "all workers are there")
         until = time.monotonic() + _CLOSING
         while (more := self._more_descriptors()) > 0 and time.monotonic() < until:
             time.sleep(0.05)

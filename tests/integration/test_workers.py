@@ -93,7 +93,7 @@ class Load:
         while not self._stop.is_set():
             try:
                 answer = ask(self._address, "t")
-            except OSError as error:
+            except (OSError, EOFError) as error:
                 self.wrong.append(error)
             else:
                 if answer != b"OK 1":

@@ -61,7 +61,7 @@ def parse_client(address: bytes, settings: Settings) -> ClientAddress | None:
         return None
     bits, value = parsed
     shown, prefix = (_ipv4_text, settings.ipv4_prefix) if bits == 32 else (_ipv6_text, settings.ipv6_prefix)
-    text = shown(value) if b":" in address else address
+    text = shown(value) if b":" in address else address  # IPv4 can be written in one way only
     if settings.lookup_by_host:
         return ClientAddress(text, b"%b/%d" % (text, bits))
     hosts = bits - prefix

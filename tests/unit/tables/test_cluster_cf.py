@@ -115,6 +115,19 @@ class TestOpen(SynchronousTestCase):
         caught = self.assertRaises(ConfigurationError, self.open, f"{lines}memcache_failure = other\n")
         assert [problem.line for problem in caught.problems] == [1, 3]
 
+    def test_all_errors(self) -> None:
+        """Whatever is wrong with the parameters that Postfix does not have is told at once, each with its line."""
+        wrong = (
+            "memcache_failure = other, failover_ttl = 0, replicas = 3, tls_ca_file = /x, username = a:b, "
+            "password_file = /x, signing_key_file = /x, lease = maybe, lease_timeout = 61, stale_ttl = x, "
+            "negative_ttl = 31d, local_ttl = 31d, local_size_limit = 0, backup = nonsense:/x"
+        ).split(", ")
+        lines = "\n".join(["memcache = inet:mc1:11211, inet:mc2:11211", *wrong])
+        caught = self.assertRaises(ConfigurationError, self.open, lines)
+        assert [(problem.path, problem.line) for problem in caught.problems] == [
+            (str(self.path), number) for number in range(2, len(wrong) + 2)
+        ]
+
     def test_backed(self) -> None:
         """A change that a cache misses is owed to it where there is a backup."""
         assert self.open("backup = static:x\n")._settings.limits.backed

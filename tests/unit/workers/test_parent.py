@@ -56,7 +56,15 @@ class Reactor(Clock):
         self.processes: list[FakeProcess] = []
         self.refuses: Exception | None = None
         self.in_thread = False
+        self.at_start: list[Any] = []
         self._work: list[tuple[Any, Any]] = []
+
+    def callWhenRunning(self, function: Any) -> None:
+        self.at_start.append(function)
+
+    def start(self) -> None:
+        while self.at_start:
+            self.at_start.pop()()
 
     def getThreadPool(self) -> Reactor:
         return self
@@ -111,6 +119,7 @@ class ParentTests(SynchronousTestCase):
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
         service.privilegedStartService()
         service.startService()
+        self.reactor.start()
         if ready:
             self.get_ready()
         return service
@@ -171,11 +180,23 @@ class TestStart(ParentTests):
         service.privilegedStartService()
         assert not self.reactor.processes
         service.startService()
+        assert not self.reactor.processes  # a signal would end the parent without them
+        self.reactor.start()
+        assert len(self.reactor.processes) == 2
         self.successResultOf(self.stop(service))
         service = self.make()
         service.startService()
         assert (self.directory / "socket").exists()
         self.successResultOf(self.stop(service))
+
+    def test_stopped_before_the_start(self) -> None:
+        """A service that is stopped before the reactor runs starts nothing."""
+        self.configure()
+        service = self.make()
+        service.startService()
+        self.successResultOf(service.stopService())
+        self.reactor.start()
+        assert not self.reactor.processes
 
     def test_no_files(self) -> None:
         """The parent makes no file: it may still be root, and the workers could not open it."""
