@@ -117,11 +117,22 @@ class TestOpen(SynchronousTestCase):
 
     def test_all_errors(self) -> None:
         """Whatever is wrong with the parameters that Postfix does not have is told at once, each with its line."""
-        wrong = (
-            "memcache_failure = other, failover_ttl = 0, replicas = 3, tls_ca_file = /x, username = a:b, "
-            "password_file = /x, signing_key_file = /x, lease = maybe, lease_timeout = 61, stale_ttl = x, "
-            "negative_ttl = 31d, local_ttl = 31d, local_size_limit = 0, backup = nonsense:/x"
-        ).split(", ")
+        wrong = [
+            "memcache_failure = other",
+            "failover_ttl = 0",
+            "replicas = 3",
+            "tls_ca_file = /x",
+            "username = a:b",
+            "password_file = /x",
+            "signing_key_file = /x",
+            "lease = maybe",
+            "lease_timeout = 61",
+            "stale_ttl = x",
+            "negative_ttl = 31d",
+            "local_ttl = 31d",
+            "local_size_limit = 0",
+            "backup = nonsense:/x",
+        ]
         lines = "\n".join(["memcache = inet:mc1:11211, inet:mc2:11211", *wrong])
         caught = self.assertRaises(ConfigurationError, self.open, lines)
         assert [(problem.path, problem.line) for problem in caught.problems] == [
