@@ -65,6 +65,11 @@ class FileTests(ServiceConfigTests):
         again = self.load(tables, *(f"{name}={value}" for name, value in said.items()))
         assert again.listen_parameters() == said
 
+    def test_shared_twice(self) -> None:
+        """Workers cannot have the same address for two purposes, not even where reuse_port would let them."""
+        listen = "socketmap_listen = inet:h:3\ntcp_table_listen = a=inet:h:3\nreuse_port = yes\nworkers = 2\n"
+        assert self.errors(f"tables = a=static:x\n{listen}") == ["5: workers = 2: 'inet:h:3' is named twice"]
+
     def test_handed(self) -> None:
         """Where a socket is there already, the map may be gone: whoever asks is told so."""
         Path(self.path).write_text("tables = a=static:x\ntcp_table_listen = b=inet:h:4\n")
