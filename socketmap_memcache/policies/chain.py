@@ -124,7 +124,10 @@ class PolicyChain:
         try:
             promise = self._ways[place](asked.request, self, asked)
         except Exception:  # noqa: BLE001 (whatever a policy does, Postfix gets a reply)
-            self.failed(Failure(), asked)
+            if asked.done or asked.place != place:
+                self._log.failure("policy {policy} has failed after its answer", policy=self.policies[place].name)
+            else:
+                self.failed(Failure(), asked)
             return
         if asked.place == place:
             asked.promise = promise

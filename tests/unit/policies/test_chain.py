@@ -8,11 +8,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from socketmap_memcache.asker import Asker
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.policies.chain import PolicyChain, well_formed
-from socketmap_memcache.policies.interface import IPolicy
+from socketmap_memcache.policies.interface import IAskedPolicy, IPolicy, Request
 from tests.unit.policies.fakes import ScriptedPolicy
 
 REQUEST = {b"request": b"smtpd_access_policy"}
@@ -140,6 +142,24 @@ class TestFailures(ChainTests):
         assert self.fail_with(ZeroDivisionError("x")) == (b"OK", "policy scripted: x; counted as DUNNO")
         assert self.fail_with(fail(ZeroDivisionError("x")))[0] == b"OK"
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 2
+
+    def test_unforeseen_after_answer(self) -> None:
+        """A policy that raises when it has answered changes nothing: not its answer, and not that of the next."""
+
+        @implementer(IAskedPolicy)
+        class Hasty(ScriptedPolicy):
+            def decide_for(self, request: Request, asker: Asker, token: Any) -> None:
+                asker.answered(self.decide(request), token)
+                raise ZeroDivisionError
+
+        for answer, next_answer, expected in ((b"OK a", b"OK b", b"OK a"), (b"DUNNO", b"OK b", b"OK b")):
+            assert decide(self.chain(Hasty(answer), ScriptedPolicy(next_answer))) == expected
+            assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        waiting: Deferred[bytes] = Deferred()
+        decided = decide(self.chain(Hasty(b"DUNNO"), ScriptedPolicy(waiting)))
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        waiting.callback(b"OK b")
+        assert self.wait_for(decided) == b"OK b"
 
     def test_malformed(self) -> None:
         """An action that Postfix could not use, or would misunderstand, is a failure."""
