@@ -166,8 +166,11 @@ def five_memcached(directory: Path) -> Iterator[list[Memcached]]:
 
 
 def fill(table: Path) -> None:
-    """Store all keys."""
-    done = run_map("-i", f"memcache:{table}", stdin=b"".join(b"%b %b\n" % entry for entry in KEYS.items()))
+    """Store all keys; where a busy machine is too slow for the time limits, once more."""
+    for _ in range(3):
+        done = run_map("-i", f"memcache:{table}", stdin=b"".join(b"%b %b\n" % entry for entry in KEYS.items()))
+        if done.returncode == 0:
+            break
     assert done.returncode == 0, done.stderr
     assert b"error" not in done.stderr, done.stderr
 
