@@ -49,7 +49,7 @@ def measure_hits(bench: Bench) -> Iterator[Row]:
             ):
                 best = fastest(results)
                 yield Row(f"{name}, {of_native}", best.rate / base.rate, "", rates(best, base), mark, aim)
-            least = min(result.cpu_us for result in hits)
+            least = min(result.cpu_us or 0.0 for result in hits)
             yield Row(f"CPU of a hit, {CONNECTIONS} clients", least, " us", mark=20.0, at_most=True)
             bench.report(load.run("socketmap-memcache, TCP", "socketmap", tcp, CONNECTIONS, service.pid))
             bench.report(load.run(_OVER_UNIX, "socketmap", unix, 8, service.pid))
