@@ -18,6 +18,7 @@ from socketmap_memcache.tables.interface import (
     NoBackupError,
     ReadOnlyError,
     RefusedError,
+    sweep,
 )
 from socketmap_memcache.tables.memcache import MemcacheTable
 from socketmap_memcache.tables.partial_keys import PartialKeys, PartialKeysTable
@@ -31,6 +32,15 @@ class ChangeTests(MemcacheTableTests):
 
     def delete(self, table: MemcacheTable, key: bytes = b"k") -> bool:
         return self.successResultOf(table.delete(key))
+
+
+class TestSweep(ChangeTests):
+    def test_backup(self) -> None:
+        """A sweep goes through the backup, also behind partial keys; without one there is nothing to go through."""
+        table = open_table(self.cache, self.backup)
+        for each in (table, PartialKeysTable(table, PartialKeys("address"))):
+            assert self.successResultOf(sweep(each).next()) == (b"k", b"kept")
+        self.failureResultOf(sweep(open_table(self.cache)).next(), NoBackupError)
 
 
 class TestUpdate(ChangeTests):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 from unittest.mock import patch
@@ -100,9 +101,9 @@ class TestLogin(SecurityCase):
         assert error.endswith("): pip install 'socketmap-memcache[tls]'")
 
 
+@pytest.mark.skipif(find_spec("service_identity") is None, reason="needs the extra tls")
 class TestTls(SecurityCase):
     def setUp(self) -> None:
-        pytest.importorskip("socketmap_memcache.memcache.tls")
         super().setUp()
         self.ca = Authority(self.directory)
         self.client = self.ca.issue("client")
