@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64encode
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
+from socketmap_memcache.memcache import signature as module
 from socketmap_memcache.memcache.memory import MONTH
 from socketmap_memcache.memcache.signature import HEADER_SIZE, BadSignatureError, Signature
 from socketmap_memcache.memcache.signing_keys import SigningKey
@@ -142,3 +144,35 @@ def test_suspicious(over: float, suspicious: bool) -> None:
     with pytest.raises(BadSignatureError) as caught:
         signature(now=1_790_000_010 + over).verify(b"k", stored)
     assert caught.value.suspicious is suspicious
+
+
+def test_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that comes again as it was is known to be good, until its time is over; any other is looked at."""
+    clock = Clock()
+    clock.advance(NOW)
+    ours = Signature([KEY], b"t", clock.seconds)
+    stored, other = ours.sign(b"k", b"value", 60), ours.sign(b"k", b"other", 60)
+    assert ours.verify(b"k", stored) == b"value"
+    monkeypatch.setattr(module, "_text", Mock(side_effect=ZeroDivisionError))
+    assert ours.verify(b"k", stored) == b"value"
+    for each in (other, stored[:-1], stored + b"x"):
+        with pytest.raises(ZeroDivisionError):
+            ours.verify(b"k", each)
+    with pytest.raises(ZeroDivisionError):
+        ours.verify(b"another", stored)
+    clock.advance(61)
+    with pytest.raises(BadSignatureError, match="has been over"):
+        ours.verify(b"k", stored)
+
+
+def test_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many values are known, and no large ones."""
+    monkeypatch.setattr(module, "_KNOWN", 3)
+    ours = signature()
+    for number in range(5):
+        key = b"%d" % number
+        assert ours.verify(key, ours.sign(key, b"v", 60)) == b"v"
+        assert len(ours._known) <= 3
+    large = b"v" * 1000
+    assert ours.verify(b"large", ours.sign(b"large", large, 60)) == large
+    assert b"large" not in ours._known
