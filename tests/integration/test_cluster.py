@@ -295,5 +295,6 @@ def test_rate(scenario: Scenario) -> None:
     """Outside the first second after something happens, answers come at more than half of the rate of before."""
     rates = {phase.name: scenario.rate(phase) for phase in scenario.phases}
     print({name: f"{rate:.0f} a second" for name, rate in rates.items()})
-    usual, *others = rates.values()
+    before, *others, after = rates.values()
+    usual = min(before, after)  # other tests may have begun; in the last phase four servers are up for all clients
     assert sum(others) / len(others) > usual / 2
