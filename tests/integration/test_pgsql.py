@@ -350,6 +350,7 @@ class TestFailures:
                     for key, found in zip(keys, site.outcomes([table.lookup(key) for key in keys]), strict=True):
                         assert isinstance(found, TemporaryError) or found in stored[key]
                 ended.result()
+        site.outcomes([table.lookup(b"0")])  # on the connection that was ended last
         assert all(value in stored[key] for key, value in site.walk(table))
 
     def test_restart(self, second: Postgresql, site: Site) -> None:
