@@ -224,7 +224,7 @@ class TestWorkers:
                 "sender": "a@b",
                 "recipient": "c@d",
             }
-            actions = []
+            actions: list[bytes] = []
             for stopped in workers_of(service):
                 os.kill(stopped, signal.SIGSTOP)
                 with PolicyClient(policy) as client:
