@@ -155,7 +155,8 @@ def test_try_it(place: Place) -> None:
 def test_use_it(place: Place) -> None:
     """Installed, configured and started as the README says, it serves what main.cf asks for, by TCP and UNIX socket."""
     clone = place.directory / "clone"
-    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", ".*_cache"))
+    others = shutil.ignore_patterns(".git", ".venv*", "build", "*.egg-info", ".*_cache", ".coverage*", "__pycache__")
+    shutil.copytree(ROOT, clone, ignore=others)
     for command in commands("pip install ."):
         in_shell(place.move(command), place.environment, clone)
     etc = place.directory / "etc"
