@@ -9,6 +9,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol
 
+from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
 
 
@@ -42,6 +43,7 @@ class PipelinedConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Match what has come with the commands in flight."""
+        BUSY_POLL.heard = True
         if self.usable:
             self._reader.feed(data)
             with WRITES_TOGETHER:

@@ -152,6 +152,7 @@ class MemcacheClient:
 
     def _send_owed(self, keys: Collection[bytes] | None = None) -> None:
         if self._connection is not None and len(self._owed):
+            self._gets.clear()  # what they are about to say may be out of date
             limits = Limits(timeout=self._link.timeout, max_try=1)
             for command in self._owed.commands(limits, keys):
                 self._begin(command)

@@ -5,55 +5,44 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-
-from socketmap_memcache.asker import FIRING, Asker, tell
-from socketmap_memcache.errors import TemporaryError
+from socketmap_memcache.asker import Asker
+from socketmap_memcache.errors import TableError
 from socketmap_memcache.memcache.interface import Limits
+from socketmap_memcache.pipelined_command import PipelinedCommand
 from socketmap_memcache.protocols import memcache
 from socketmap_memcache.protocols.memcache import MemcacheError, Reply, ReplyReader
 
 #: What a command takes from a reply of which some is missing.
 UNFINISHED = object()
 
+_UNFORESEEN = "an answer of memcached led to an unforeseen error"
+
 
 class CommandRefusedError(Exception):
     """The server answered, in good order, that it did not do what was asked."""
 
 
-class Command:
+class Command(PipelinedCommand):
     """One command, from the request for it to the last of its tries.
 
-    :ivar wire: its bytes.
-    :ivar tries: how many tries have failed.
     :ivar started: when it was asked for, in reactor seconds.
-    :ivar deadline: when the present try is over, in reactor seconds.
     :ivar uncertain: whether a connection was lost with it: the server may have done, or may yet do, what it says.
     :cvar changes: whether it changes what the server has.
     :cvar repeated: whether it goes out again when its connection is lost through no fault of its own.
     """
 
-    __slots__ = ("asker", "deadline", "key", "limits", "started", "token", "tries", "uncertain", "wire")
+    __slots__ = ("key", "limits", "started", "uncertain")
 
     changes = False
     repeated = True
 
     def __init__(self, key: bytes, wire: bytes, limits: Limits, asker: Asker, token: Any) -> None:
-        """Make a command.
-
-        :param asker: hears of the result.
-        :param token: is for the asker.
-        """
+        """Make a command that was not sent yet."""
+        super().__init__(wire, asker, token)
         self.key = key
-        self.wire = wire
         self.limits = limits
-        self.asker = asker
-        self.token = token
-        self.tries = 0
         self.uncertain = False
         self.started = 0.0
-        self.deadline = 0.0
 
     def take(self, reader: ReplyReader) -> object:
         """Read the reply and say what it means, or give :data:`UNFINISHED` until all of it has come.
@@ -79,18 +68,10 @@ class Command:
 
     def succeed(self, result: Any) -> None:
         """Hand over the result."""
-        self.asker.answered(result, self.token)
-
-    def fail(self, error: TemporaryError) -> None:
-        """Hand over the failure: no try is left."""
-        self.asker.failed(Failure(error), self.token)
-
-    def settled(self) -> Deferred[None]:
-        """Give a Deferred that fires when the result or the failure has been handed over."""
-        answer: Deferred[Any] = Deferred()
-        tell(answer, self.asker, self.token)
-        self.asker, self.token = FIRING, answer
-        return answer.addBoth(_nothing)
+        try:
+            self.asker.answered(result, self.token)
+        except Exception:  # noqa: BLE001 (the server and all others have nothing to do with it)
+            self._log.failure(_UNFORESEEN)
 
 
 class Get(Command):
@@ -130,18 +111,26 @@ class Get(Command):
     def succeed(self, result: Any) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
+        # As in Command, but not by it: this is done for each look-up.
         try:
             self.asker.answered(result, self.token)
-        finally:
-            if self._others is not None:
-                for asker, token in self._others:
-                    asker.answered(result, token)
+        except Exception:  # noqa: BLE001
+            self._log.failure(_UNFORESEEN)
+        if self._others is None:
+            return
+        for asker, token in self._others:
+            try:
+                asker.answered(result, token)
+            except Exception:  # noqa: BLE001
+                self._log.failure(_UNFORESEEN)
 
-    def fail(self, error: TemporaryError) -> None:
+    def fail(self, error: TableError) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
-        for asker, token in [(self.asker, self.token), *(self._others or ())]:
-            asker.failed(Failure(error), token)
+        super().fail(error)
+        for asker, token in self._others or ():
+            self.asker, self.token = asker, token
+            super().fail(error)
 
     def result(self, reply: Reply) -> bytes | None:
         status, key, value, too_long = reply
@@ -157,15 +146,21 @@ class Get(Command):
 class GetMany(Command):
     """One ``get`` for several keys: a dictionary of those that exist, where ``None`` is a value that is too long."""
 
-    __slots__ = ("keys", "values")
+    __slots__ = ("_reader", "keys", "values")
 
     def __init__(self, keys: Collection[bytes], limits: Limits, asker: Asker, token: Any) -> None:
         super().__init__(b"", memcache.get_many(keys), limits, asker, token)
         self.keys = frozenset(keys)
         self.values: dict[bytes, bytes | None] = {}
+        self._reader: ReplyReader | None = None
 
     def read(self, reader: ReplyReader) -> Reply | None:
-        return reader.next_values(self.values, self.limits.line_size_limit, self.limits.data_size_limit)
+        if reader is not self._reader:  # what came on another connection may have been wrong
+            self._reader, self.values = reader, {}
+        reply = reader.next_values(self.values, self.limits.line_size_limit, self.limits.data_size_limit)
+        if len(self.values) > len(self.keys):  # at once, and not only with END: there might be no end of them
+            raise MemcacheError("a value for another key")
+        return reply
 
     def result(self, reply: Reply) -> dict[bytes, bytes | None]:
         if reply.status != b"END":
@@ -218,10 +213,6 @@ class Delete(Command):
         if reply.status not in {b"DELETED", b"NOT_FOUND"}:
             raise unexpected(reply)
         return reply.status == b"DELETED"
-
-
-def _nothing(_: object) -> None:
-    pass
 
 
 def unexpected(reply: Reply) -> Exception:

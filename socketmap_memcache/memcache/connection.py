@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
@@ -23,8 +22,6 @@ class MemcacheConnection(PipelinedConnection):
     :ivar in_flight: the commands that have no reply yet, the oldest first.
     :ivar has_answered: whether there has been a whole reply.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -77,10 +74,7 @@ class MemcacheConnection(PipelinedConnection):
                     return
                 self.has_answered = True
                 in_flight.popleft()
-                try:
-                    command.succeed(result)
-                except Exception:  # noqa: BLE001 (whoever asked, the server and all others have nothing to do with it)
-                    self._log.failure("an answer of memcached led to an unforeseen error")
+                command.succeed(result)
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:

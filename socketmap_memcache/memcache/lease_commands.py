@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.python.failure import Failure
-
 from socketmap_memcache.asker import Asker
 from socketmap_memcache.memcache.command import Command, CommandRefusedError, unexpected
 from socketmap_memcache.memcache.interface import Leased, LeasesUnsupportedError, Limits
@@ -57,9 +55,9 @@ class GetLeased(_MetaCommand):
     def succeed(self, result: Leased | LeasesUnsupportedError) -> None:
         # To try again would be in vain.
         if isinstance(result, LeasesUnsupportedError):
-            self.asker.failed(Failure(result), self.token)
+            self.fail(result)
         else:
-            self.asker.answered(result, self.token)
+            super().succeed(result)
 
 
 class Refill(_MetaCommand):

@@ -209,8 +209,12 @@ class Link:
         self._probe_timeout = self.timeout / 2 if self.state is State.SUSPECT else self.timeout
         self._timer = self._reactor.callLater(self._probe_timeout, self._probe_unanswered)
         answer: Deferred[Any] = Deferred()
-        answer.addCallback(lambda _: self._happen(_Event.ANSWERED))
+        answer.addCallback(self._probe_answered)
         connection.send(Get(PROBE_KEY, Limits(), {}, FIRING, answer))
+
+    def _probe_answered(self, _: object) -> None:
+        if self._probed is not None:  # else the connection was lost with a value that has no END: that has been told
+            self._happen(_Event.ANSWERED)
 
     def _probe_unanswered(self) -> None:
         self._timer = None

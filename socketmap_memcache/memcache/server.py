@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from ipaddress import ip_address
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from socketmap_memcache.memcache.greeting import Greeter
 
 _INET = re.compile(r"(?:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):)?(?P<port>[^:\[\]]+)")
+
+#: Bytes of the path of a UNIX socket, on Linux: unix(7). Twisted does not hear of it if there are more.
+_LONGEST_PATH = 107
 
 
 @attrs.frozen
@@ -46,6 +50,8 @@ class Server:
         """
         kind, colon, rest = text.partition(":")
         if kind in {"unix", "local"} and rest:
+            if len(os.fsencode(rest)) > _LONGEST_PATH:
+                raise ValueError(f"{text!r}: the path of a UNIX socket has at most {_LONGEST_PATH} bytes")
             return cls(text, path=rest)
         if kind not in {"inet", "tls"} or not colon:
             raise ValueError(

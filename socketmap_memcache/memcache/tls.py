@@ -80,11 +80,12 @@ def check_ca(pem: bytes) -> None:
 def check_certificate(pem: bytes) -> None:
     """See whether a client could show this certificate.
 
-    :raises ValueError: there is none, or one that cannot be read, or the first has expired.
+    :raises ValueError: there is none, or one that cannot be read or used, or the first has expired.
     """
     certificate = load_certificates(pem)[0]
     if _has_expired(certificate):
         raise ValueError(_expired(certificate))
+    _use_certificate(SSL.Context(SSL.TLS_METHOD), pem)
 
 
 def load_key(pem: bytes) -> Any:
@@ -103,7 +104,7 @@ def load_key(pem: bytes) -> Any:
 def check_pair(certificate: bytes, key: bytes) -> None:
     """See whether a key is that of a certificate.
 
-    :raises ValueError: it is not, or one of them cannot be read.
+    :raises ValueError: it is not, or one of them cannot be read or used.
     """
     _show(SSL.Context(SSL.TLS_METHOD), certificate, key)
 
@@ -205,15 +206,23 @@ class ServerVerification:
 
 def _show(context: SSL.Context, certificate: bytes, key: bytes) -> None:
     """Let a context show a certificate to servers that ask for it."""
-    own, *between = load_certificates(certificate)
-    context.use_certificate(own)
-    for each in between:
-        context.add_extra_chain_cert(each)
+    _use_certificate(context, certificate)
+    private = load_key(key)
     try:
-        context.use_privatekey(load_key(key))
+        context.use_privatekey(private)
         context.check_privatekey()
-    except SSL.Error:
+    except (SSL.Error, TypeError):  # TypeError: of a kind that is for no certificate
         raise ValueError("the key is not that of the certificate") from None
+
+
+def _use_certificate(context: SSL.Context, pem: bytes) -> None:
+    own, *between = load_certificates(pem)
+    try:
+        context.use_certificate(own)
+        for each in between:
+            context.add_extra_chain_cert(each)
+    except SSL.Error as error:
+        raise ValueError(f"OpenSSL refuses the certificate ({_texts(error)})") from None
 
 
 def _has_expired(certificate: x509.Certificate) -> bool:

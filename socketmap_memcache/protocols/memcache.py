@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from socketmap_memcache.errors import ProtocolError
-from socketmap_memcache.protocols.reply_buffer import ReplyBuffer
+from socketmap_memcache.protocols.receive_buffer import ReceiveBuffer
 
 #: A longer key is refused by memcached.
 KEY_LIMIT = 250
@@ -70,7 +70,7 @@ def delete(key: bytes) -> bytes:
     return b"delete %b\r\n" % key
 
 
-class ReplyReader(ReplyBuffer):
+class ReplyReader(ReceiveBuffer):
     """Takes bytes in any chunks and gives back replies, within limits that may differ from reply to reply.
 
     It never searches the same bytes twice, and holds at most a line and a value of the limits' sizes plus the chunk

@@ -7,6 +7,7 @@ bytes twice, and holds at most one payload of the limit's size plus the chunk re
 from __future__ import annotations
 
 from socketmap_memcache.errors import ProtocolError
+from socketmap_memcache.protocols.receive_buffer import ReceiveBuffer
 
 
 class NetstringError(ProtocolError):
@@ -18,34 +19,19 @@ def encode(payload: bytes) -> bytes:
     return b"%d:%b," % (len(payload), payload)
 
 
-class NetstringReader:
+class NetstringReader(ReceiveBuffer):
     """Takes bytes in any chunks and gives back payloads."""
 
-    __slots__ = ("_buffer", "_digits", "_limit", "_need", "_start")
+    __slots__ = ("_digits", "_limit")
 
     def __init__(self, limit: int) -> None:
         """Start at the beginning of a stream.
 
         :param limit: the largest payload accepted, in bytes; at least 1.
         """
+        super().__init__()
         self._limit = limit
         self._digits = len(str(limit))
-        self._buffer: bytes | bytearray = b""
-        self._start = 0  # where in the buffer the next netstring begins
-        self._need = 0  # the buffer's length before which it is not worth looking at again
-
-    def feed(self, data: bytes) -> None:
-        """Take what was received."""
-        if self._start == len(self._buffer):
-            self._buffer = data
-        elif isinstance(self._buffer, bytearray):
-            del self._buffer[: self._start]
-            self._buffer += data
-        else:
-            self._buffer = bytearray(self._buffer[self._start :])
-            self._buffer += data
-        self._need -= self._start
-        self._start = 0
 
     def sole(self, data: bytes) -> bytes | None:
         """Give the payload of what was received if that is just one netstring, and nothing is held: the usual case.
@@ -69,7 +55,7 @@ class NetstringReader:
         :raises NetstringError: at, and ever after, the first byte that cannot be part of a netstring.
         """
         buffer, start = self._buffer, self._start
-        if len(buffer) <= start or len(buffer) < self._need:
+        if len(buffer) <= start or len(buffer) <= self._scanned:
             return None
         colon = buffer.find(b":", start, start + self._digits + 1)
         if colon < 0:
@@ -83,7 +69,7 @@ class NetstringReader:
             raise NetstringError(f"netstring of {size} bytes is above the limit of {self._limit}")
         end = colon + 1 + size
         if len(buffer) <= end:
-            self._need = end + 1
+            self._scanned = end  # where its comma will be
             return None
         if buffer[end] != 0x2C:
             raise NetstringError("netstring does not end in a comma")

@@ -7,7 +7,7 @@ import re
 import attrs
 
 from socketmap_memcache.errors import ProtocolError
-from socketmap_memcache.protocols.reply_buffer import ReplyBuffer
+from socketmap_memcache.protocols.receive_buffer import ReceiveBuffer
 
 #: Bytes of a line that is not data: a status, an error, a number.
 LINE_LIMIT = 4096
@@ -88,7 +88,7 @@ def glob_escape(text: bytes) -> bytes:
     return re.sub(rb"([\\*?\[\]])", rb"\\\1", text)
 
 
-class ReplyReader(ReplyBuffer):
+class ReplyReader(ReceiveBuffer):
     """Takes bytes in any chunks and gives back replies.
 
     It never searches the same bytes twice. It holds at most one reply, whose items, lines and values are bounded, and

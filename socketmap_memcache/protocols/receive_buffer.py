@@ -1,10 +1,10 @@
-"""What a server has sent and a reader of its replies has not yet taken: bytes that come in any chunks."""
+"""What has been received, in any chunks, and was not yet taken."""
 
 from __future__ import annotations
 
 
-class ReplyBuffer:
-    """The part that readers of replies have in common; no byte is copied or searched more often than it has to be."""
+class ReceiveBuffer:
+    """The part that readers have in common; no byte is copied or searched more often than it has to be."""
 
     __slots__ = ("_buffer", "_scanned", "_skip", "_start")
 
@@ -12,7 +12,7 @@ class ReplyBuffer:
         """Start at the beginning of a stream."""
         self._buffer: bytes | bytearray = b""
         self._start = 0  # where in the buffer what was not yet taken begins
-        self._scanned = 0  # no line end comes before this
+        self._scanned = 0  # what is looked for, as a line end, does not come before this
         self._skip = 0  # bytes of a value that is too long, and its line end, still to be dropped
 
     def feed(self, data: bytes) -> None:
@@ -29,5 +29,5 @@ class ReplyBuffer:
         else:
             self._buffer = bytearray(self._buffer[self._start :])
             self._buffer += data
-        self._scanned = max(self._scanned - self._start, 0)
+        self._scanned -= self._start
         self._start = 0
