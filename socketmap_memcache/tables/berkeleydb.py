@@ -45,9 +45,9 @@ from socketmap_memcache.tables.store import (
     Kind,
     Operation,
     ReadAhead,
-    StoreCursor,
-    StoreTable,
 )
+from socketmap_memcache.tables.store_cursor import StoreCursor
+from socketmap_memcache.tables.store_table import StoreTable
 
 #: The keys of a hash: table that a walk holds in memory, at most.
 KEYS_AT_ONCE = 100_000

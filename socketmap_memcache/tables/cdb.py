@@ -32,10 +32,9 @@ _HASH_START = 5381
 _SLOTS_AT_ONCE = 8  # postmap's tables are half empty: one read finds nearly every key's slot
 
 
-def open_cdb(name: str, context: TableContext, fold_keys: bool = True) -> CdbTable:
+def open_cdb(name: str, context: TableContext) -> CdbTable:
     """Open ``cdb:NAME``, which is the file NAME.cdb.
 
-    :param fold_keys: whether keys are folded before the look-up, as postmap folded them when it made the file.
     :raises ConfigurationError: the file cannot be read, or is not a constant database.
     """
     if not name:
@@ -49,7 +48,7 @@ def open_cdb(name: str, context: TableContext, fold_keys: bool = True) -> CdbTab
     except CorruptError as error:
         raise ConfigurationError([Problem(str(error), path)]) from error
     context.warnings += age_warnings(name, path)
-    return CdbTable(name, file, fold_keys and context.fold_keys)
+    return CdbTable(name, file, context.fold_keys)
 
 
 class CorruptError(ValueError):
@@ -157,7 +156,7 @@ class CdbTable(ReadOnlyTable):
         """Make a table.
 
         :param name: the path without ``.cdb``.
-        :param fold_keys: whether keys are folded before the look-up.
+        :param fold_keys: whether keys are folded before the look-up, as postmap folded them when it made the file.
         :param clock: gives the time in seconds.
         """
         self.name = f"cdb:{name}"
@@ -229,9 +228,11 @@ class CdbCursor:
         if self._position >= self._file.end:
             return succeed(None)
         try:
-            key, value, self._position = self._file.record(self._position)
+            key, value, position = self._file.record(self._position)
+            self._file.check_unchanged()
         except (OSError, CorruptError) as error:
             return fail(TemporaryError(f"{self._name}: {error}"))
+        self._position = position
         return succeed((without_nul(key), without_nul(value)))
 
 

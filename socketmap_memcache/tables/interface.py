@@ -138,30 +138,17 @@ class RefusedError(PermanentError):
     """A key or value cannot be stored in the table."""
 
 
-def writable_key(table: str, key: bytes, fold_keys: bool) -> bytes:
-    """Return the key as a table keeps it.
+def check_entry(table: str, key: bytes, value: bytes, ttl: int | None, fold_keys: bool) -> bytes:
+    """Return the key as a table keeps it, of an entry that a table can store.
 
-    :raises RefusedError: it is empty, or not UTF-8.
+    :raises RefusedError: the key is empty, or not UTF-8; a Postfix program could not read the value back whole, because
+        it is not UTF-8, or has a NUL or a newline; the time to live is below one second.
     """
     normalized = key.lower() if fold_keys and key.isascii() else normalize(key, fold_keys)
     if not normalized:
         raise RefusedError(f"{table}: a key that is empty or not UTF-8 cannot be stored")
-    return normalized
-
-
-def check_value(table: str, value: bytes) -> None:
-    """Refuse a value that a Postfix program could not read back whole.
-
-    :raises RefusedError: it is not UTF-8, or has a NUL or a newline.
-    """
     if b"\0" in value or b"\n" in value or not (value.isascii() or valid(value)):
         raise RefusedError(f"{table}: a value with NUL, newline, or text that is not UTF-8 cannot be stored")
-
-
-def check_ttl(table: str, ttl: int | None) -> None:
-    """Refuse a time to live that is none.
-
-    :raises RefusedError: it is below one second; ``None`` is the table's default.
-    """
     if ttl is not None and ttl < 1:
         raise RefusedError(f"{table}: a time to live of {ttl} s is not possible")
+    return normalized

@@ -30,7 +30,8 @@ from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, without_
 from socketmap_memcache.tables.interface import RefusedError
 from socketmap_memcache.tables.lmdb_file import ReplacedError, Transaction, acquire, release
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Entry, Halfway, Kind, Operation, ReadAhead, StoreTable
+from socketmap_memcache.tables.store import Entry, Halfway, Kind, Operation, ReadAhead
+from socketmap_memcache.tables.store_table import StoreTable
 
 #: Bytes of a key, its NUL included: LMDB's limit.
 KEY_LIMIT = 511

@@ -63,7 +63,7 @@ class LmdbFile:
         self._environment: lmdb.Environment | None = None
         try:
             self._environment = self._open_environment()
-        except (lmdb.Error, ReplacedError):
+        except (OSError, lmdb.Error, ReplacedError):
             os.close(self._descriptor)
             raise
 
@@ -86,7 +86,7 @@ class LmdbFile:
                 with self._lock(fcntl.LOCK_EX if write else fcntl.LOCK_SH):
                     self._check()
                     return self._transact(work, write, environment)
-            except lmdb.Error as error:
+            except (OSError, lmdb.Error) as error:
                 # After a failed write to the disk LMDB may refuse all the rest: next time with a new environment.
                 self._close_environment()
                 raise TemporaryError(f"{self._path}: {error}") from error
@@ -158,7 +158,7 @@ class LmdbFile:
             self._size = os.fstat(self._descriptor).st_size  # after that: somebody may be writing
             if self._size < pages * used["psize"]:
                 raise lmdb.InvalidError("the file has lost its end")
-        except (lmdb.Error, ReplacedError):
+        except (OSError, lmdb.Error, ReplacedError):
             environment.close()
             raise
         return environment

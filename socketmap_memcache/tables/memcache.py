@@ -29,10 +29,8 @@ from socketmap_memcache.tables.interface import (
     ITable,
     NoBackupError,
     ReadOnlyError,
-    check_ttl,
-    check_value,
+    check_entry,
     sweep,
-    writable_key,
 )
 from socketmap_memcache.tables.leases import LeasedQueries
 from socketmap_memcache.tables.lookup_all import Answer
@@ -131,7 +129,7 @@ class MemcacheTable:
         :param ttl: the cache keeps the value no longer than that, and no longer than the ``ttl`` of the file, if there
             is a backup.
         :return: fires with ``False`` for a key that look-ups skip, after a warning in the log; and where there is no
-            backup, for a value above ``data_size_limit`` or a key that is too long for memcached.
+            backup, for a value above ``data_size_limit``. With a backup such a value goes there only, as with Postfix.
         """
         answer: Deferred[bool] = Deferred()
         self.update_for(key, value, ttl, FIRING, answer)
@@ -140,9 +138,7 @@ class MemcacheTable:
     def update_for(self, key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
         """Store a value; see :class:`IAskedTable`."""
         try:
-            folded = writable_key(self.name, key, self._fold_keys)
-            check_value(self.name, value)
-            check_ttl(self.name, ttl)
+            folded = check_entry(self.name, key, value, ttl, self._fold_keys)
         except TableError:
             asker.failed(Failure(), token)
         else:

@@ -19,6 +19,7 @@ from socketmap_memcache.tables.lease_cf import read_leases
 from socketmap_memcache.tables.memcache import MemcacheTable
 from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.options import (
+    finish,
     open_with_options,
     read_cf,
     read_match_list,
@@ -46,13 +47,7 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
     backup = _backup(parameters, context, create)
     partial_keys = read_partial_keys(parameters, context)
     parameters.unknown(fatal=False)
-    try:
-        parameters.finish(context.warnings)
-    except ConfigurationError:
-        for opened in (settings.domain, backup, partial_keys):
-            if opened is not None:
-                opened.close()
-        raise
+    finish(parameters, context, settings.domain, backup, partial_keys)
     table = MemcacheTable(f"memcache:{name}", settings, layers.keep(open_cache(layers.sign)), backup, context.clients)
     if parameters.text("memcache", "") == "memory:":
         context.apart.append(table.name)

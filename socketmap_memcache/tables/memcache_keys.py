@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
-
-from twisted.internet.defer import Deferred, succeed
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.protocols.memcache import KEY_LIMIT, has_forbidden
+from socketmap_memcache.tables.domain_check import DomainCheck
 from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.under_way import UnderWay
 
 
-class CacheKeys:
+class CacheKeys(DomainCheck):
     """Makes the cache's keys, by ``key_format`` and ``key_digest``, of those that ``domain`` lets through."""
 
     def __init__(self, table: str, settings: Settings, under_way: UnderWay) -> None:
-        """:param table: its name, for errors.
-
-        :param under_way: counts what waits for the domain list.
-        """
+        """:param table: its name, for errors."""
+        super().__init__(settings.domain, under_way)
         self._table = table
         self._settings = settings
-        self._under_way = under_way
         self._plain = None if settings.key_digest else settings.key_format.plain
 
     def cache_key(self, key: bytes) -> bytes | None:
@@ -51,15 +45,3 @@ class CacheKeys:
     def too_long(self, cache_key: bytes) -> TemporaryError:
         """Give the error for a key that memcached would refuse. Postfix asks all the same, and hears so much later."""
         return TemporaryError(f"{self._table}: the cache key has {len(cache_key)} bytes; memcached takes {KEY_LIMIT}")
-
-    def if_in_domain(self, key: bytes, action: Callable[[bytes], Deferred[Any]], skipped: object) -> Deferred[Any]:
-        """Do something with a key if its domain is looked up.
-
-        :param skipped: the result if it is not.
-        """
-        domain = self._settings.domain
-        match = domain is None or domain.match_address(key)
-        if isinstance(match, Deferred):
-            self._under_way.count += 1
-            return match.addCallback(lambda yes: action(key) if yes else skipped).addBoth(self._under_way.done)
-        return action(key) if match else succeed(skipped)

@@ -12,7 +12,7 @@ from socketmap_memcache.errors import TableError
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.memory import MONTH, MemoryCache
 from socketmap_memcache.tables.folding import normalize
-from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_ttl, check_value, writable_key
+from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_entry
 from socketmap_memcache.tables.registry import TableContext
 
 #: Bytes that a table may hold, about. What was used last stays.
@@ -50,9 +50,7 @@ class MemoryTable:
     def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
         """See :class:`ITable`."""
         try:
-            normalized = writable_key(self.name, key, self._fold_keys)
-            check_value(self.name, value)
-            check_ttl(self.name, ttl)
+            normalized = check_entry(self.name, key, value, ttl, self._fold_keys)
         except TableError:
             return fail()
         until = ttl or 0

@@ -32,6 +32,21 @@ def read_cf(kind: str, name: str) -> Parameters:
     return Parameters(parse(read_file(name), name))
 
 
+def finish(parameters: Parameters, context: TableContext, *opened: MatchList | PartialKeys | ITable | None) -> None:
+    """Hand on what is wrong with a file.
+
+    :param opened: what was opened because of it; closed where there are errors.
+    :raises ConfigurationError: with all of them.
+    """
+    try:
+        parameters.finish(context.warnings)
+    except ConfigurationError:
+        for each in opened:
+            if each is not None:
+                each.close()
+        raise
+
+
 def read_partial_keys(parameters: Parameters, context: TableContext) -> PartialKeys | None:
     """Read ``partial_keys`` (default: none) and what belongs to it.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
-from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail
@@ -23,6 +22,7 @@ from socketmap_memcache.tables.lookup_first import lookup_first
 from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.read_only import refusal_of
+from socketmap_memcache.tables.under_way import UnderWay
 
 #: Bytes: no address or host name in mail is longer (Postfix's line_length_limit). It could have thousands of parents.
 KEY_LIMIT = 2048
@@ -205,8 +205,7 @@ class PartialKeysTable:
         self.name = table.name
         self._table = table
         self._partial_keys = partial_keys
-        self._matching = 0  # look-ups that wait for the list of local domains
-        self._closed = False
+        self._under_way = UnderWay(self._let_go)  # counts what waits for the list of local domains
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """Look up the key and its partial keys; see :class:`ITable`.
@@ -220,14 +219,8 @@ class PartialKeysTable:
         match = domains is not None and domains.match(key.rpartition(b"@")[2])
         if not isinstance(match, Deferred):
             return self._lookup(match, key)
-        self._matching += 1
-        return match.addCallback(self._lookup, key).addBoth(self._matched)
-
-    def _matched(self, result: Any) -> Any:
-        self._matching -= 1
-        if self._closed:
-            self.close()
-        return result
+        self._under_way.count += 1
+        return match.addCallback(self._lookup, key).addBoth(self._under_way.done)
 
     def _lookup(self, is_local: bool, key: bytes) -> Deferred[bytes | None]:
         candidates = self._partial_keys.candidates(key, is_local)
@@ -259,7 +252,8 @@ class PartialKeysTable:
 
     def close(self) -> None:
         """See :class:`ITable`."""
-        self._closed = True
-        if not self._matching:
-            self._table.close()
-            self._partial_keys.close()
+        self._under_way.close()
+
+    def _let_go(self) -> None:
+        self._table.close()
+        self._partial_keys.close()

@@ -17,10 +17,11 @@ from twisted.logger import Logger
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.options import read_cf, read_match_list
+from socketmap_memcache.tables.options import finish, read_cf, read_match_list
 from socketmap_memcache.tables.query_table import QueryTable, query_template, read_query, read_result_format
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Operation, Store, StoreTable
+from socketmap_memcache.tables.store import Store
+from socketmap_memcache.tables.store_table import StoreTable, Submitted
 
 if TYPE_CHECKING:
     # At run time they need psycopg, which is imported when it is needed.
@@ -104,12 +105,7 @@ def _queried(
     limit = parameters.integer("expansion_limit", 0, minimum=0)
     domain = read_match_list(parameters, "domain", context)
     parameters.unknown(fatal=False)
-    try:
-        parameters.finish(context.warnings)
-    except ConfigurationError:
-        if domain is not None:
-            domain.close()
-        raise
+    finish(parameters, context, domain)
     store = QueryStore(name, hosts(), query, result, limit)
     return QueryTable(name, PgsqlTable(name, store, context, False, idle_interval), domain, context.fold_keys)
 
@@ -147,7 +143,7 @@ class PgsqlTable(StoreTable):
         self._resting_store = store
         self._idle_interval = idle_interval
 
-    def _next_batch(self) -> list[Operation]:
+    def _next_batch(self) -> list[Submitted]:
         with self._wake:
             busy: Any = self._wake.wait_for(lambda: self._waiting or self._closed, self._idle_interval)
         if not busy:

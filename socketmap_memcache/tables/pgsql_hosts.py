@@ -97,7 +97,8 @@ class Hosts:
             except TableError:
                 self._set_up(host)
                 raise
-            except Exception:  # nobody knows what it has left half done
+            except Exception:
+                # Unforeseen, and for the table to log. Answers that were not read would be taken for the next ones.
                 self.rest()
                 raise
             self._set_up(host)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from socketmap_memcache.errors import ConfigurationError, PermanentError, Problem, TableError
 from socketmap_memcache.protocols.proxymap import Function, Reply, Request, Status
 from socketmap_memcache.tables.folding import fold, valid
-from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_value, writable_key
+from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError, check_entry
 from socketmap_memcache.tables.proxymap_client import TIMEOUT, DeniedError, ProxymapClient, Walk
 from socketmap_memcache.tables.registry import TableContext
 
@@ -85,9 +85,8 @@ class ProxyTable:
     def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
         """See :class:`ITable`; the ttl is ignored."""
         try:
-            if b"\0" in writable_key(self.name, key, fold_keys=False):
+            if b"\0" in check_entry(self.name, key, value, None, fold_keys=False):
                 raise RefusedError(f"{self.name}: a key with NUL cannot be stored")
-            check_value(self.name, value)
         except TableError:
             return fail()
         return self._write(Request(Function.UPDATE, key, value))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
+from socketmap_memcache.tables.domain_check import DomainCheck
 from socketmap_memcache.tables.folding import normalize
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.key_format import Template
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.query_format import parse_query, parse_result, unquoted
 from socketmap_memcache.tables.read_only import ReadOnlyTable
+from socketmap_memcache.tables.under_way import UnderWay
 
 _LEGACY = ("table", "select_field", "where_field")
 
@@ -83,31 +84,17 @@ class QueryTable(ReadOnlyTable):
         self._rows = rows
         self._domain = domain
         self._fold_keys = fold_keys
-        self._under_way = 0  # look-ups that wait for a table in the list, and then need the database
-        self._closed = False
+        self._under_way = UnderWay(self._let_go)
+        self._check = DomainCheck(domain, self._under_way)
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
         normalized = normalize(key, self._fold_keys)
-        if not normalized:
-            return succeed(None)
-        match = self._domain is None or self._domain.match_address(normalized)
-        if isinstance(match, Deferred):
-            self._under_way += 1
-            return match.addCallback(lambda yes: self._rows.lookup(normalized) if yes else None).addBoth(self._done)
-        return self._rows.lookup(normalized) if match else succeed(None)
+        return self._check.if_in_domain(normalized, self._rows.lookup, None) if normalized else succeed(None)
 
     def close(self) -> None:
         """See :class:`ITable`."""
-        self._closed = True
-        if not self._under_way:
-            self._let_go()
-
-    def _done(self, result: Any) -> Any:
-        self._under_way -= 1
-        if self._closed:
-            self.close()
-        return result
+        self._under_way.close()
 
     def _let_go(self) -> None:
         self._rows.close()

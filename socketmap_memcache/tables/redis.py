@@ -19,18 +19,13 @@ from socketmap_memcache.asker import FIRING, Asker, tell
 from socketmap_memcache.errors import TableError, TemporaryError
 from socketmap_memcache.protocols.redis import glob_escape
 from socketmap_memcache.tables import redis_command
+from socketmap_memcache.tables.domain_check import DomainCheck
 from socketmap_memcache.tables.folding import normalize, valid
-from socketmap_memcache.tables.interface import (
-    IAskedTable,
-    ICursor,
-    RefusedError,
-    check_ttl,
-    check_value,
-    writable_key,
-)
+from socketmap_memcache.tables.interface import IAskedTable, ICursor, RefusedError, check_entry
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.redis_client import RedisClient
 from socketmap_memcache.tables.redis_command import VALUE_LIMIT, Command
+from socketmap_memcache.tables.under_way import UnderWay
 
 #: Keys that Redis looks at for one step of a walk, and whose values are read at once.
 STEP = 500
@@ -80,6 +75,8 @@ class RedisTable:
         self._ttl = ttl
         self._domain = domain
         self._fold_keys = fold_keys
+        self._under_way = UnderWay(self._let_go)
+        self._check = DomainCheck(domain, self._under_way)
 
     def lookup(self, key: bytes) -> Deferred[bytes | None]:
         """See :class:`ITable`."""
@@ -106,9 +103,7 @@ class RedisTable:
     def update_for(self, key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
         """See :class:`IAskedTable`."""
         try:
-            folded = writable_key(self.name, key, self._fold_keys)
-            check_value(self.name, value)
-            check_ttl(self.name, ttl)
+            folded = check_entry(self.name, key, value, ttl, self._fold_keys)
             if len(value) > VALUE_LIMIT:
                 raise RefusedError(f"{self.name}: a value of {len(value)} bytes cannot be stored, only {VALUE_LIMIT}")
         except TableError:
@@ -136,20 +131,19 @@ class RedisTable:
 
     def close(self) -> None:
         """See :class:`ITable`."""
+        self._under_way.close()
+
+    def _let_go(self) -> None:
         self.client.close()
         if self._domain is not None:
             self._domain.close()
-            self._domain = None
 
     def _in_domain(self, key: bytes, skipped: object, make: Callable[[Asker, Deferred[Any]], Command]) -> Deferred[Any]:
         """Do what is to be done for a key if it is in ``domain``.
 
         :param skipped: the result if it is not.
         """
-        match = self._domain is None or self._domain.match_address(key)
-        if isinstance(match, Deferred):
-            return match.addCallback(lambda matches: self.run(make) if matches else skipped)
-        return self.run(make) if match else succeed(skipped)
+        return self._check.if_in_domain(key, lambda _: self.run(make), skipped)
 
     def run(self, make: Callable[[Asker, Deferred[Any]], Command]) -> Deferred[Any]:
         """Have a command done, and fire with its result."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.security import read_secret
 from socketmap_memcache.memcache.server import Server
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.options import read_cf, read_match_list, read_partial_keys, with_partial_keys
+from socketmap_memcache.tables.options import finish, read_cf, read_match_list, read_partial_keys, with_partial_keys
 from socketmap_memcache.tables.redis import RedisTable
 from socketmap_memcache.tables.redis_client import RedisClient
 from socketmap_memcache.tables.redis_servers import Hosts, Login, Sentinels
@@ -46,13 +45,7 @@ def open_redis(name: str, context: TableContext) -> ITable:
     partial_keys = read_partial_keys(parameters, context)
     _check(parameters, sentinels, master, timeout, retry_interval)
     parameters.unknown(fatal=True)
-    try:
-        parameters.finish(context.warnings)
-    except ConfigurationError:
-        for opened in (domain, partial_keys):
-            if opened is not None:
-                opened.close()
-        raise
+    finish(parameters, context, domain, partial_keys)
     places: Hosts | Sentinels
     if sentinels:
         places = Sentinels(sentinels, master, login, of_sentinels, context.reactor, security)

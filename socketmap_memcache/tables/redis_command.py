@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
-
-from socketmap_memcache.asker import FIRING, Asker, tell
+from socketmap_memcache.asker import Asker
 from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
+from socketmap_memcache.pipelined_command import PipelinedCommand
 from socketmap_memcache.protocols.redis import ErrorReply, Reply, TooLong, command
 
 #: Bytes of a value. Postfix takes no more than 100,000 from a socketmap: server.
@@ -19,33 +17,22 @@ VALUE_LIMIT = 2**20
 _PERMANENT = {b"WRONGTYPE", b"NOPERM", b"MOVED", b"ASK"}
 
 
-class Command:
-    """One command, from the request for it to its result.
+class Command(PipelinedCommand):
+    """A command, and what a reply means for it.
 
-    :ivar wire: its bytes.
+    :ivar meaning: gives the result for a reply other than an error; raises ``ValueError`` for one that cannot be.
     :ivar again: whether it may be sent again when nobody knows whether the server has done it.
-    :ivar deadline: when it has failed, in reactor seconds.
-    :ivar tries: how many tries have failed.
     """
 
-    __slots__ = ("again", "asker", "deadline", "meaning", "token", "tries", "wire")
+    __slots__ = ("again", "meaning")
 
     def __init__(
         self, wire: bytes, meaning: Callable[[Reply], Any], asker: Asker, token: Any, again: bool = True
     ) -> None:
-        """Make a command.
-
-        :param meaning: gives the result for a reply other than an error; raises ``ValueError`` for one that cannot be.
-        :param asker: hears of the result.
-        :param token: is for the asker.
-        """
-        self.wire = wire
+        """Make a command that was not sent yet."""
+        super().__init__(wire, asker, token)
         self.meaning = meaning
-        self.asker = asker
-        self.token = token
         self.again = again
-        self.deadline = 0.0
-        self.tries = 0
 
     def answer(self, reply: Reply, server: str) -> None:
         """Hand over what a reply means, which may be a failure.
@@ -61,17 +48,6 @@ class Command:
             self.fail(PermanentError(f"redis {server}: {error}"))
         else:
             self.asker.answered(result, self.token)
-
-    def fail(self, error: TableError) -> None:
-        """Hand over the failure."""
-        self.asker.failed(Failure(error), self.token)
-
-    def settled(self) -> Deferred[None]:
-        """Give a Deferred that fires when the result or the failure has been handed over."""
-        answer: Deferred[Any] = Deferred()
-        tell(answer, self.asker, self.token)
-        self.asker, self.token = FIRING, answer
-        return answer.addBoth(lambda _: None)
 
 
 def _error(reply: ErrorReply, server: str) -> TableError:

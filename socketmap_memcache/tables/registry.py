@@ -117,7 +117,7 @@ class TableContext:
             raise ConfigurationError([Problem(text)])
         if spec in self._opening:
             raise ConfigurationError([Problem(f"table {spec!r} refers to itself")])
-        if create and not self.creates and kind in _FILES and not Path(file := name + _FILES[kind]).exists():
+        if create and not self.creates and kind in _FILES and _is_missing(file := name + _FILES[kind]):
             directory = "" if Path(file).parent.exists() else ", in a directory that has to be made before"
             text = f"table {spec}: {file} does not exist yet: the service makes it when it starts{directory}"
             self.warnings.append(Problem(text))
@@ -135,6 +135,17 @@ class TableContext:
             return opener(name, self)
         finally:
             self._opening.pop()
+
+
+def _is_missing(file: str) -> bool:
+    """Say whether a file is known not to exist; what else may be wrong with its path, its opener says."""
+    try:
+        Path(file).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def _find_opener(kind: str, spec: str) -> TableOpener:

@@ -14,14 +14,15 @@ from twisted.logger import Logger
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
-from socketmap_memcache.errors import ConfigurationError, PermanentError, TableError, TemporaryError
+from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
 from socketmap_memcache.tables.indexed_file import without_nul
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.options import read_cf, read_match_list
+from socketmap_memcache.tables.options import finish, read_cf, read_match_list
 from socketmap_memcache.tables.query_format import QueryFormat, unquoted
 from socketmap_memcache.tables.query_table import QueryTable, not_empty, query_template, read_query, read_result_format
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import Operation, StoreTable
+from socketmap_memcache.tables.store import Operation
+from socketmap_memcache.tables.store_table import StoreTable
 
 #: Seconds that a look-up waits for somebody who writes to the database. (Postfix does not wait.)
 LOCK_TIMEOUT = 5.0
@@ -55,12 +56,7 @@ def open_sqlite(name: str, context: TableContext) -> ITable:
     if path and template:
         # What is not in quotes may be made for keys that are not like the sample.
         _check(store, parameters, where, parameters.warn if unquoted(query) else parameters.error)
-    try:
-        parameters.finish(context.warnings)
-    except ConfigurationError:
-        if domain is not None:
-            domain.close()
-        raise
+    finish(parameters, context, domain)
     rows = StoreTable(full_name, store, context.reactor, False, context.timeout)
     return QueryTable(full_name, rows, domain, context.fold_keys)
 
