@@ -12,15 +12,14 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from socketmap_memcache.clock import time_of_day
-from socketmap_memcache.errors import PermanentError, TableError
+from socketmap_memcache.errors import TableError
 from socketmap_memcache.policies.greylist.decide import client_is_over, triplet_is_over
 from socketmap_memcache.policies.greylist.key import CLIENT, TRIPLET
 from socketmap_memcache.policies.greylist.record import RecordError, parse_client, parse_triplet
 from socketmap_memcache.policies.greylist.settings import Settings
-from socketmap_memcache.tables.interface import ITable, sweep
+from socketmap_memcache.tables.interface import ITable, NoBackupError, ReadOnlyError, sweep
 
 #: Seconds from the start to the first walk, and from the end of one to the next.
 FIRST_PAUSE, PAUSE = 600.0, 24 * 3600.0
@@ -68,44 +67,35 @@ class Cleaner:
         self._duration = duration
         self._expected = EXPECTED
         self._life = self._live()
-        self._life.addErrback(self._end)
 
     def stop(self) -> None:
         """Walk no more. Idempotent."""
         self._life.cancel()
 
-    def _end(self, failure: Failure) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("{table}: clean-up has ended in an unforeseen way", failure, table=self._table.name)
-
     @inlineCallbacks
     def _live(self) -> Generator[Deferred[Any], Any, None]:
         pause = self._first_pause
         while True:
-            yield deferLater(self._reactor, pause)
             try:
-                can_be_walked = yield self._walk()
-                if not can_be_walked:
-                    return
+                yield deferLater(self._reactor, pause)
+                pause = RETRY_PAUSE
+                yield self._walk()
                 pause = self._pause
+            except CancelledError:
+                return
+            except (NoBackupError, ReadOnlyError):
+                return  # it cannot be walked through, and forgets by itself
             except TableError as error:
                 self._log.warn("{table}: clean-up: {error}", table=self._table.name, error=error)
-                pause = RETRY_PAUSE
+            except Exception:  # noqa: BLE001 (or what is over would be kept from now on)
+                self._log.failure("{table}: clean-up has failed in an unforeseen way", table=self._table.name)
 
     @inlineCallbacks
-    def _walk(self) -> Generator[Deferred[Any], Any, bool]:
-        """Walk through the table once; fire with whether that is possible at all."""
+    def _walk(self) -> Generator[Deferred[Any], Any, None]:
+        """Walk through the table once."""
         cursor = sweep(self._table)
         seen = deleted = 0
-        while True:
-            try:
-                entry = yield cursor.next()
-            except PermanentError:
-                if not seen:
-                    return False  # a cache without a backup, say: it forgets by itself
-                raise
-            if entry is None:
-                break
+        while (entry := (yield cursor.next())) is not None:
             seen += 1
             if self._is_over(*entry):
                 # Whoever sees it again at this moment waits once more.
@@ -115,7 +105,6 @@ class Cleaner:
         self._expected = max(seen, 1)
         text = "{table}: clean-up finished. before: {before}, after: {after}"
         self._log.info(text, table=self._table.name, before=seen, after=seen - deleted)
-        return True
 
     def _is_over(self, key: bytes, value: bytes) -> bool:
         """Say whether an entry is to be deleted. What is not a record is left alone: who knows whose it is."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
 
 import attrs
 
@@ -14,11 +13,10 @@ from socketmap_memcache.policies.greylist.recipient_access import RecipientAcces
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings
 from socketmap_memcache.policies.greylist.whitelists import (
     ClientWhitelist,
+    List,
     RecipientWhitelist,
     SenderWhitelist,
-    open_client_whitelist,
-    open_recipient_whitelist,
-    open_sender_whitelist,
+    open_whitelist,
 )
 from socketmap_memcache.policies.interface import Request
 from socketmap_memcache.tables.registry import TableContext
@@ -34,8 +32,6 @@ RECIPIENT_ACCESS = b"recipient access"
 
 #: A reason to let a mail pass, and what says whether it holds for a request.
 Exemption = tuple[bytes, Callable[[Request], bool]]
-
-_List = TypeVar("_List", ClientWhitelist, RecipientWhitelist, SenderWhitelist)
 
 
 @attrs.frozen
@@ -77,15 +73,15 @@ class Lists:
 def open_lists(parameters: Parameters, settings: Settings, context: TableContext) -> Lists:
     """Open the lists and tables that the parameters name; what is wrong with them is noted there."""
 
-    def open_list(name: str, opener: Callable[[Sequence[str], str, Parameters, Any], _List]) -> _List | None:
+    def open_list(kind: type[List], name: str) -> List | None:
         files = parameters.words(name, PARAMETERS[name])
-        return opener(files, name, parameters, context.reactor) if files else None
+        return open_whitelist(kind, files, name, parameters, context.reactor) if files else None
 
     return Lists(
-        clients=open_list("greylist_client_whitelist", open_client_whitelist),
-        recipients=open_list("greylist_recipient_whitelist", open_recipient_whitelist),
-        senders=open_list("greylist_sender_whitelist", open_sender_whitelist),
-        never_auto_whitelist=open_list("greylist_never_auto_whitelist", open_client_whitelist),
+        clients=open_list(ClientWhitelist, "greylist_client_whitelist"),
+        recipients=open_list(RecipientWhitelist, "greylist_recipient_whitelist"),
+        senders=open_list(SenderWhitelist, "greylist_sender_whitelist"),
+        never_auto_whitelist=open_list(ClientWhitelist, "greylist_never_auto_whitelist"),
         recipient_access=open_recipient_access("greylist_recipient_access", parameters, settings, context),
     )
 

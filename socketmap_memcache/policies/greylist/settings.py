@@ -114,10 +114,10 @@ def read_settings(parameters: Parameters) -> Settings:
             text = f"greylist_delay = {settings.delay}s: must be less than {name} ({limit}s), or no mail ever passes"
             parameters.error("greylist_delay", text)
     if _CODE.fullmatch(settings.action) and not settings.text:
-        parameters.error("greylist_text", f"greylist_text is empty: {_shown(settings.action)} alone is OK to Postfix")
+        parameters.error("greylist_text", f"greylist_text is empty: {excerpt(settings.action)} alone is OK to Postfix")
     if _CODE.fullmatch(settings.fail_action):
         text = (
-            f"greylist_fail_action = {_shown(settings.fail_action)}: alone it is OK to Postfix; write a text after it"
+            f"greylist_fail_action = {excerpt(settings.fail_action)}: alone it is OK to Postfix; write a text after it"
         )
         parameters.error("greylist_fail_action", text)
     return settings
@@ -130,8 +130,8 @@ def _action(parameters: Parameters, name: str) -> bytes:
     if not words:
         parameters.error(name, f"{name}: must not be empty: write an action of access(5)")
     elif words[0].upper().decode(errors="replace") not in _ACTIONS and not _CODE.fullmatch(words[0]):
-        hint = suggestion(_shown(words[0]).upper(), _ACTIONS)
-        parameters.error(name, f"{name} = {_shown(action)}: {_shown(words[0])} is not an action of access(5){hint}")
+        hint = suggestion(excerpt(words[0]).upper(), _ACTIONS)
+        parameters.error(name, f"{name} = {excerpt(action)}: {excerpt(words[0])} is not an action of access(5){hint}")
     else:
         return action
     return PARAMETERS[name].encode()
@@ -141,7 +141,7 @@ def _header(parameters: Parameters) -> bytes:
     header = _line(parameters, "greylist_header")
     if not header or _HEADER.fullmatch(header):
         return header
-    text = f"greylist_header = {_shown(header)}: a header is a name without blanks, a colon, and a text"
+    text = f"greylist_header = {excerpt(header)}: a header is a name without blanks, a colon, and a text"
     parameters.error("greylist_header", text)
     return _DEFAULT.header
 
@@ -151,9 +151,5 @@ def _line(parameters: Parameters, name: str) -> bytes:
     text = parameters.text(name, PARAMETERS[name]).encode(errors="surrogateescape")
     if not _CONTROL.search(text) and valid(text):
         return text
-    parameters.error(name, f"{name} = {_shown(text)}: must be one line of UTF-8 without control characters")
+    parameters.error(name, f"{name} = {excerpt(text)}: must be one line of UTF-8 without control characters")
     return PARAMETERS[name].encode()
-
-
-def _shown(text: bytes) -> str:
-    return excerpt(text)

@@ -44,7 +44,7 @@ _CLASSES = {
 }
 
 
-# So many repeats, that of a search which may begin anywhere included, and a search may take long.
+# So many repeats (also of ?, and that of a search which may begin anywhere), and a search may take long.
 _MANY_REPEATS = 4
 
 
@@ -75,6 +75,7 @@ def translate(text: bytes) -> Expression:
     parts: list[bytes] = []
     joinable = True
     repeats = 0 if text.startswith(b"^") else 1
+    depth = 0
     before = b""
     for token in _TOKEN.finditer(text):
         kind, value = token.lastgroup, token[token.lastgroup or 0]
@@ -94,6 +95,9 @@ def translate(text: bytes) -> Expression:
             parts.append(value)
             if value in {b"*", b"+", b"{"}:
                 repeats += 1 if before != b")" else _MANY_REPEATS
+            elif value == b"?" or (value == b"|" and not depth):  # the ^ is not that of the other alternative
+                repeats += 1
+        depth += (kind == "group" and value[-1:] != b")") + (token[0] == b"(") - (token[0] == b")")
         before = token[0]
     translated = b"".join(parts)
     try:

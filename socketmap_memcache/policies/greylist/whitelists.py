@@ -242,35 +242,17 @@ class SenderWhitelist(_MailWhitelist):
         return parse_senders(text, path, problems)
 
 
-def open_client_whitelist(
-    files: Sequence[str], parameter: str, parameters: Parameters, reactor: Any
-) -> ClientWhitelist:
-    """Open a list of clients; see :mod:`.whitelist_syntax`.
+List = TypeVar("List", ClientWhitelist, RecipientWhitelist, SenderWhitelist)
+
+
+def open_whitelist(
+    kind: type[List], files: Sequence[str], parameter: str, parameters: Parameters, reactor: Any
+) -> List:
+    """Open a list; see :mod:`.whitelist_syntax`.
 
     :param parameter: where the files are named. It gets the errors: files that cannot be read, entries that cannot be
         used. The list is empty then.
     """
-    return _open(ClientWhitelist, files, parameter, parameters, reactor)
-
-
-def open_recipient_whitelist(
-    files: Sequence[str], parameter: str, parameters: Parameters, reactor: Any
-) -> RecipientWhitelist:
-    """Open a list of recipients; see :func:`open_client_whitelist`."""
-    return _open(RecipientWhitelist, files, parameter, parameters, reactor)
-
-
-def open_sender_whitelist(
-    files: Sequence[str], parameter: str, parameters: Parameters, reactor: Any
-) -> SenderWhitelist:
-    """Open a list of senders; see :func:`open_client_whitelist`."""
-    return _open(SenderWhitelist, files, parameter, parameters, reactor)
-
-
-_List = TypeVar("_List", ClientWhitelist, RecipientWhitelist, SenderWhitelist)
-
-
-def _open(kind: type[_List], files: Sequence[str], parameter: str, parameters: Parameters, reactor: Any) -> _List:
     try:
         return kind(parameter, files, reactor)
     except ConfigurationError as error:
