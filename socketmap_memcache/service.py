@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from socketmap_memcache import descriptors
-from socketmap_memcache.banner import banner
+from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.config.service import ServiceConfig, load
-from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.endpoints import ListenAddress
 from socketmap_memcache.listeners.entrance import Entrance
 from socketmap_memcache.listeners.pipelined import Pipelined
@@ -25,10 +20,11 @@ from socketmap_memcache.listeners.socketmap import SocketmapFactory
 from socketmap_memcache.listeners.stream import StreamFactory
 from socketmap_memcache.listeners.tcp_table import TcpTableFactory
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.reloading import ReloadingService
 from socketmap_memcache.tables.registry import TableContext
 
 
-class SocketmapMemcacheService(Service):
+class SocketmapMemcacheService(ReloadingService):
     """All that twistd starts and stops."""
 
     log = Logger()
@@ -43,9 +39,7 @@ class SocketmapMemcacheService(Service):
         :param sockets: addresses, as they are written in the file, for which there is a descriptor that listens.
         :raises ConfigurationError: with everything that is wrong.
         """
-        self._path = path
-        self._overrides = overrides
-        self._reactor = reactor
+        super().__init__(path, overrides, reactor)
         self._sockets = sockets or {}
         self._pool = ClientPool(reactor)
         self._kept: dict[str, Any] = {}
@@ -55,16 +49,14 @@ class SocketmapMemcacheService(Service):
         self._tcp_table_factories: list[TcpTableFactory] = []
         self._entrance = Entrance(reactor, self._config.client_limit)
         self._pipelined = Pipelined(self._config.request_limit)
+        self._workers_at_start = self._config.workers
         self._ports: list[IListeningPort] = []
-        self._reloading = False
-        self._reload_again = False
-        self._former_handler: Any = None
 
     def _load(self) -> ServiceConfig:
+        self._pool.refresh()  # host names are looked up again
         context = TableContext(self._pool, kept=self._kept)
         config = load(self._path, self._overrides, context, self._reactor, self._sockets)
-        for warning in context.warnings:
-            self.log.warn("{warning}", warning=warning)
+        self._warn(context.warnings)
         return config
 
     def _tables(self) -> dict[bytes, Any]:
@@ -75,17 +67,8 @@ class SocketmapMemcacheService(Service):
 
     # Start.
 
-    def privilegedStartService(self) -> None:
-        """Listen, while the process still may: twistd gives up its privileges after this. From now on SIGHUP reloads.
-
-        :raises CannotListenError: naming the address.
-        """
-        super().privilegedStartService()
-        self._listen()
-
     def _listen(self) -> None:
-        # First: whoever can connect may also send a signal, which would end a process that does not expect it.
-        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
+        BUSY_POLL.seconds = self._config.busy_poll
         self._limit_clients()
         for address in self._config.socketmap_listen:
             self._open(address, self._factory)
@@ -115,57 +98,9 @@ class SocketmapMemcacheService(Service):
             )
         self._entrance.limit = min(possible, wanted)
 
-    def startService(self) -> None:
-        """Say what is served."""
-        super().startService()
-        if not self._ports:
-            self._listen()
-        for line in self.banner():
-            self.log.info("{line}", line=line)
-
-    def banner(self) -> list[str]:
-        """Describe what is served, and how to try it."""
-        return banner(self._config)
-
     # Reload.
 
-    def _hangup(self, signum: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self.reload)
-
-    @inlineCallbacks
-    def reload(self) -> Generator[Deferred[Any], Any, None]:
-        """Read the configuration again, in a thread, and use it; one with errors is refused, and the old one stays.
-
-        Connections are kept, and look-ups under way are finished by the tables that they began with.
-        """
-        if self._reloading:
-            self._reload_again = True
-            return
-        self._reloading = True
-        self._reload_again = False
-        try:
-            yield self._reload_once()
-        finally:
-            self._reloading = False
-        if self._reload_again:
-            yield self.reload()
-
-    @inlineCallbacks
-    def _reload_once(self) -> Generator[Deferred[Any], Any, None]:
-        self._pool.refresh()  # host names are looked up again
-        try:
-            new = yield deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
-        except ConfigurationError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
-            self.log.error("reload refused: the configuration has errors; the one before goes on serving")
-            return
-        except Exception:  # noqa: BLE001 (whatever it is, it belongs in the log now)
-            self.log.failure("reload failed in an unforeseen way; the configuration before goes on serving")
-            return
-        if not self.running:
-            new.close()
-            return
+    def _use(self, new: ServiceConfig) -> None:
         old, self._config = self._config, new
         self._factory.tables = tables = self._tables()
         for tcp_table_factory in self._tcp_table_factories:
@@ -173,19 +108,16 @@ class SocketmapMemcacheService(Service):
         self._policy_factory.policies = new.policies
         for factory in self._factories():
             factory.idle_timeout = new.client_idle_timeout
+        BUSY_POLL.seconds = new.busy_poll
         self._limit_clients()
         self._pipelined.limit = new.request_limit
         old.close()
-        for name in self._changed_for_good(old, new):
-            self.log.warn("{name} has changed: that takes a restart", name=name)
         served = [*new.tables, *(f"policy {policy.name}" for policy in new.policies.policies)]
         self.log.info("reloaded {path}: serving {served}", path=self._path, served=", ".join(served))
 
-    def _changed_for_good(self, old: ServiceConfig, new: ServiceConfig) -> list[str]:
-        """Give the parameters that have changed, and that only a restart puts into effect."""
-        before = old.listen_parameters()
-        changed = [name for name, value in new.listen_parameters().items() if value != before[name]]
-        return changed if old.workers == new.workers else [*changed, "workers"]
+    def _changed_for_good(self, new: ServiceConfig) -> list[str]:
+        changed = super()._changed_for_good(new)
+        return changed if new.workers == self._workers_at_start else [*changed, "workers"]
 
     # Stop.
 
@@ -202,9 +134,7 @@ class SocketmapMemcacheService(Service):
         if cut.active():
             cut.cancel()
         self._config.close()
-        if self._former_handler is not None:  # not before: it may end the process
-            signal.signal(signal.SIGHUP, self._former_handler)
-            self._former_handler = None
+        self._end()
 
 
 def _abort(factories: Iterable[StreamFactory]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.application.service import IService
 from twisted.python import usage
 
+from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import DEFAULT_PATH, worker_count
 from socketmap_memcache.errors import ConfigurationError
@@ -38,6 +39,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     use_steady_clock(reactor)
+    BUSY_POLL.use(reactor)
     # As it is now: twistd goes to another directory (--rundir) before the service is started.
     path, overrides = str(Path(options["config"]).absolute()), options["set"]
     try:

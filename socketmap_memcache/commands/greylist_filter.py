@@ -98,8 +98,8 @@ def _client(text: bytes, settings: Settings) -> ClientAddress | IPv4Network | IP
 def _pattern(text: bytes, settings: Settings | None = None) -> re.Pattern[bytes]:
     """:param settings: those by which the address in the key was made, for a sender."""
     if _WILD.search(text):
-        expression = translate(_folded(text).decode("latin-1")).encode("latin-1")
-        return re.compile(expression)
+        literal = _folded(text).replace(b"[", b"[[]")  # of an address as user@[192.0.2.1]
+        return re.compile(translate(literal.decode("latin-1")).encode("latin-1"))
     if text.startswith(b"@"):
         return re.compile(rb".*" + re.escape(_folded(text)), re.DOTALL)
     return re.compile(re.escape(_folded(text if settings is None else normalize_sender(text, settings))))

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import signal
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import maybeDeferred
-from twisted.logger import globalLogPublisher
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
-from socketmap_memcache.commands.map import STDOUT, LogPrinter
 from socketmap_memcache.commands.map_console import Console, FatalError, printable
-from socketmap_memcache.commands.map_streams import Sink
+from socketmap_memcache.commands.map_streams import STDOUT, Sink
+from socketmap_memcache.commands.operation import Operation
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.service import read_parameters
 from socketmap_memcache.errors import ConfigurationError, Problem, TableError
@@ -85,80 +82,46 @@ def run(options: argparse.Namespace, operate: Operate) -> int:
     """
     from twisted.internet import reactor
 
-    console = Console(NAME, sys.stderr)
-    observer = LogPrinter(console, 0)
-    globalLogPublisher.addObserver(observer)
-    try:
-        return Run(options, operate, console, reactor).run()
-    finally:
-        globalLogPublisher.removeObserver(observer)
+    return Run(options, operate, Console(NAME, sys.stderr), reactor).run()
 
 
-class Run:
-    """One operation."""
+class Run(Operation):
+    """An operation of the subcommand."""
 
     def __init__(self, options: argparse.Namespace, operate: Operate, console: Console, reactor: Any) -> None:
         """Prepare; nothing is opened."""
+        super().__init__(console, reactor)
         self._options = options
-        self._operate = operate
-        self._console = console
-        self._reactor = reactor
-        self._status = 1
-        self._signal = 0
-        self._failure: Failure | None = None
+        self._operation = operate
+        self._session: Session | None = None
 
     def run(self) -> int:
         """Run to the end, and return the exit status."""
-        try:
-            session = open_session(self._options, self._console, self._reactor)
-        except ConfigurationError as error:
-            self._print(error)
-            return 1
-        handler: Any = partial(self._interrupt, session) if self._options.changes else signal.SIG_DFL
-        former = [(number, signal.signal(number, handler)) for number in (signal.SIGINT, signal.SIGTERM)]
-        try:
-            self._reactor.callWhenRunning(self._start, session)
-            self._reactor.run(installSignalHandlers=False)
-        finally:
-            for number, before in former:
-                signal.signal(number, before)
-        if self._failure is not None:
-            self._failure.raiseException()
-        return self._status
+        return self._run(0, self._options.changes)
 
-    def _interrupt(self, session: Session, number: int, frame: object) -> None:
-        """Begin no more changes; those that were begun are finished, so that no file is left half written."""
-        signal.signal(number, signal.SIG_DFL)  # somebody who insists is obeyed
-        self._signal = number
-        session.stopped = True
+    def _operate(self) -> Deferred[int]:
+        self._session = open_session(self._options, self._console, self._reactor)
+        if self._signal:  # while it was opened
+            return succeed(1)
+        return self._operation(self._session, self._options)
 
-    def _start(self, session: Session) -> None:
-        done = maybeDeferred(self._operate, session, self._options)
-        done.addCallbacks(self._end, self._fail).addBoth(self._stop, session)
+    def _take_no_more(self) -> None:
+        if self._session is not None:
+            self._session.stopped = True
 
-    def _end(self, status: int) -> None:
-        self._status = status
-
-    def _fail(self, failure: Failure) -> None:
-        if failure.check(BrokenPipeError):
-            self._status = 128 + signal.SIGPIPE  # whoever reads the output has enough
-        elif isinstance(failure.value, ConfigurationError):
-            self._print(failure.value)
+    def _explain(self, failure: Failure) -> bool:
+        if isinstance(failure.value, ConfigurationError):
+            for problem in failure.value.problems:
+                self._console.log("error", str(problem))
         elif failure.check(FatalError, TableError, OSError):
             self._console.log("error", printable(failure.getErrorMessage()))
         else:
-            self._failure = failure
+            return False
+        return True
 
-    def _print(self, error: ConfigurationError) -> None:
-        for problem in error.problems:
-            self._console.log("error", str(problem))
-
-    def _stop(self, _: object, session: Session) -> None:
-        self._console.clear()
-        session.table.close()
-        if self._signal:
-            os.kill(os.getpid(), self._signal)
-        self._reactor.stop()
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.table.close()
 
 
 def open_session(options: argparse.Namespace, console: Console, reactor: Any) -> Session:

@@ -11,9 +11,8 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from socketmap_memcache.commands.greylist_display import time_shown
 from socketmap_memcache.commands.greylist_session import Session
 from socketmap_memcache.commands.greylist_show import client_shown, triplet_shown
-from socketmap_memcache.commands.map import STDIN
 from socketmap_memcache.commands.map_console import FatalError
-from socketmap_memcache.commands.map_streams import Lines, Source
+from socketmap_memcache.commands.map_streams import STDIN, Lines, Source
 from socketmap_memcache.errors import TableError
 from socketmap_memcache.policies.greylist.explain import Explanation, explain
 from socketmap_memcache.policies.greylist.lists import open_lists

@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import getopt
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import attrs
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from socketmap_memcache.commands.map_changes import Delete, Duplicates, Update
 from socketmap_memcache.commands.map_console import Console, FatalError, printable
 from socketmap_memcache.commands.map_query import Query, Walk
-from socketmap_memcache.commands.map_streams import Sink, Source
+from socketmap_memcache.commands.map_streams import STDIN, STDOUT, Sink, Source
 from socketmap_memcache.commands.map_tables import DEFAULT_SOCKETS, Tables, proxy_sockets
+from socketmap_memcache.commands.operation import Operation
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.registry import TableContext
 
 NAME = "socketmap-memcache map"
-
-STDIN, STDOUT = 0, 1
 
 USAGE = f"""\
 usage: {NAME} [-fv] -q key type:table ...    print the value of a key; with -q - of each key on standard input
@@ -51,8 +47,6 @@ postmap(1) for the tables of this service. The exit status is 0 where a key was 
 Without -r it is asked first which keys exist, and the others are stored then: an entry that another process stores in
 between is replaced.
 """
-
-_LEVELS = [LogLevel.warn, LogLevel.info, LogLevel.debug]
 
 
 @attrs.frozen
@@ -130,37 +124,11 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     from twisted.internet import reactor
 
-    observer = LogPrinter(console, options.verbose)
-    globalLogPublisher.addObserver(observer)
-    try:
-        return Run(options, console, reactor, sockets).run()
-    finally:
-        globalLogPublisher.removeObserver(observer)
+    return Run(options, console, reactor, sockets).run()
 
 
-@implementer(ILogObserver)
-class LogPrinter:
-    """Prints what tables log: warnings, or more."""
-
-    def __init__(self, console: Console, verbose: int) -> None:
-        """:param verbose: 0 for warnings and errors, 1 for information too, 2 for everything."""
-        self._console = console
-        self._least = _LEVELS[min(verbose, 2)]
-
-    def __call__(self, event: LogEvent) -> None:
-        """Print an event."""
-        level = event.get("log_level", LogLevel.info)
-        if level < self._least:
-            return
-        text = formatEvent(event)
-        failure = event.get("log_failure")
-        if isinstance(failure, Failure):
-            text = f"{text}: {failure.getErrorMessage()}"
-        self._console.log("warning" if level is LogLevel.warn else level.name, text)
-
-
-class Run:
-    """One operation, with a reactor around it."""
+class Run(Operation):
+    """An operation of the subcommand."""
 
     def __init__(
         self, options: Options, console: Console, reactor: Any, sockets: tuple[str, str] = DEFAULT_SOCKETS
@@ -169,41 +137,15 @@ class Run:
 
         :param sockets: of proxymap and proxywrite.
         """
+        super().__init__(console, reactor)
         self._options = options
-        self._console = console
-        self._reactor = reactor
         self._source = Source(STDIN, reactor)
         context = TableContext(ClientPool(reactor), [], *sockets, fold_keys=options.fold_keys)
         self._tables = Tables(options.tables, context, console, create=options.operation == "i")
-        self._status = 1
-        self._signal = 0
-        self._failure: Failure | None = None
 
     def run(self) -> int:
-        """Run to the end, and return the exit status; a signal ends the process as signals do."""
-        changes = self._options.operation in "di"
-        former = [
-            (number, signal.signal(number, self._interrupt if changes else signal.SIG_DFL))
-            for number in (signal.SIGINT, signal.SIGTERM)
-        ]
-        try:
-            self._reactor.callWhenRunning(self._start)
-            self._reactor.run(installSignalHandlers=False)
-        finally:
-            for number, handler in former:
-                signal.signal(number, handler)
-        if self._failure is not None:
-            self._failure.raiseException()
-        return self._status
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        """Take no more input; what was begun is finished, so that no file is left half written."""
-        signal.signal(number, signal.SIG_DFL)  # somebody who insists is obeyed
-        self._signal = number
-        self._reactor.callFromThread(self._source.stop)
-
-    def _start(self) -> None:
-        maybeDeferred(self._operate).addCallbacks(self._end, self._fail).addBoth(lambda _: self._stop())
+        """Run to the end, and return the exit status."""
+        return self._run(self._options.verbose, changes=self._options.operation in "di")
 
     def _operate(self) -> Deferred[int]:
         options, tables, console = self._options, self._tables, self._console
@@ -219,23 +161,20 @@ class Run:
             return Walk(tables, console, sink).run()
         return Update(tables, console, options.duplicates).run(self._source)
 
-    def _end(self, status: int) -> None:
-        self._status = status
+    def _take_no_more(self) -> None:
+        self._reactor.callFromThread(self._source.stop)
 
-    def _fail(self, failure: Failure) -> None:
-        if failure.check(BrokenPipeError):
-            self._status = 128 + signal.SIGPIPE  # whoever reads the output has enough
-        elif failure.check(FatalError):
+    def _explain(self, failure: Failure) -> bool:
+        if failure.check(FatalError):
             self._console.fatal(failure.getErrorMessage())
         elif failure.check(OSError):
             self._console.fatal(printable(failure.getErrorMessage()))
         else:
-            self._failure = failure
+            return False
+        return True
 
-    def _stop(self) -> None:
-        self._console.clear()
+    def _close(self) -> None:
         self._tables.close()
-        if self._signal:
-            # A thread may still wait for input, which must not hold up the end.
-            os.kill(os.getpid(), self._signal)
-        self._reactor.stop()
+        if self._source.is_waiting and self._failure is None:
+            # A thread waits for input that nobody needs: it must not hold up the end, as it would that of the reactor.
+            os._exit(self._status)

@@ -86,7 +86,7 @@ class Query:
                         found = True
                         yield self._sink.write(b"".join(lines))
                 self._console.progress(len(answers.keys))
-        except BaseException:
+        except BaseException:  # whatever it is, nobody waits for the rest any more
             self._ended = True
             feeding.cancel()
             feeding.addErrback(lambda _: None)
@@ -107,9 +107,9 @@ class Query:
                 read = yield lines.next()
                 for keys in parts(keys_of(read), WINDOW):
                     yield room.acquire()
+                    batches.put([self._ask(keys)])
                     if self._ended:
                         return
-                    batches.put([self._ask(keys)])
         finally:
             batches.put(None)
 

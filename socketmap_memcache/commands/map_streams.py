@@ -12,6 +12,8 @@ from twisted.python.failure import Failure
 
 from socketmap_memcache.commands.map_console import FatalError
 
+STDIN, STDOUT = 0, 1
+
 #: Bytes that are read at once.
 BLOCK_SIZE = 64 * 1024
 
@@ -28,6 +30,11 @@ class Source:
         self._reactor = reactor
         self._stopped = False
         self._waiting: Deferred[bytes] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is no more yet of what :meth:`read` was asked for."""
+        return self._waiting is not None
 
     def read(self) -> Deferred[bytes]:
         """Read the next block.

@@ -32,6 +32,7 @@ DEFAULT_PATH = "/etc/socketmap-memcache/main.cf"
 
 #: Every parameter but those of policies, with its default as it would be written in the file.
 DEFAULTS = {
+    "busy_poll": "50",
     "client_idle_timeout": "310s",
     "client_limit": str(CLIENT_LIMIT),
     "policies": "",
@@ -51,6 +52,9 @@ DEFAULTS = {
 #: Seconds. Postfix closes a connection to a policy after 300 s without use (smtpd_policy_service_max_idle): a request
 #: must not meet the same at this end, or Postfix has to ask again, a second later.
 _IDLE_TIMEOUT = 310
+
+#: Microseconds.
+_LONGEST_BUSY_POLL = 1000
 
 #: Postfix closes a connection after 10 s without use and after 100 s in any case, and may wait 100 s for a reply.
 _LEAST_IDLE_TIMEOUT = 101
@@ -74,6 +78,7 @@ class ServiceConfig:
     :ivar policy_listen: where policies are asked; nowhere if there are none.
     :ivar tables: the maps that are served, open, by name.
     :ivar policies: the policies that are asked, open.
+    :ivar busy_poll: seconds for which the process stays awake after something has come.
     :ivar client_idle_timeout: seconds after which a client that completes no request is disconnected.
     :ivar client_limit: clients that there may be at a time.
     :ivar request_limit: requests that may wait at a time, but for one of each client.
@@ -87,6 +92,7 @@ class ServiceConfig:
     policy_listen: Sequence[ListenAddress]
     tables: Mapping[str, ITable]
     policies: PolicyChain
+    busy_poll: float
     client_idle_timeout: float
     client_limit: int
     request_limit: int
@@ -146,6 +152,7 @@ def load(
         policy_listen=policy_listen if policies.policies else [],
         tables=tables,
         policies=policies,
+        busy_poll=_busy_poll(parameters),
         client_idle_timeout=_idle_timeout(parameters),
         client_limit=parameters.integer("client_limit", CLIENT_LIMIT, minimum=1),
         request_limit=parameters.integer("request_limit", PIPELINED_LIMIT, minimum=0),
@@ -188,8 +195,19 @@ def worker_count(path: str, overrides: Sequence[str]) -> int:
     return _workers(Parameters(expand(_override(parse(read_file(path), path), overrides), DEFAULTS)))
 
 
+def _busy_poll(parameters: Parameters) -> float:
+    """Give the seconds; none where the others, for whom it waits, would have to wait for the only processor."""
+    microseconds = parameters.integer("busy_poll", 50, minimum=0, maximum=_LONGEST_BUSY_POLL)
+    return microseconds / 1e6 if _processors() > 1 else 0.0
+
+
 def _workers(parameters: Parameters) -> int:
-    return parameters.integer("workers", 1, minimum=0) or len(os.sched_getaffinity(0))
+    return parameters.integer("workers", 1, minimum=0) or _processors()
+
+
+def _processors() -> int:
+    """Count the processors that this process may use; where the system does not say (BSD), those that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 
 #: Clients that are served before the reactor looks at all others; the rest come after them.
@@ -84,6 +85,7 @@ class ClientPoll:
 
     def doRead(self) -> None:
         """Serve the clients that are ready; what they ask of others leaves together."""
+        BUSY_POLL.heard = True
         with WRITES_TOGETHER:
             for descriptor, _ in self._epoll.poll(0, READY_LIMIT):
                 self._serve(descriptor)

@@ -25,7 +25,7 @@ from socketmap_memcache.listeners.client_poll import client_poll
 
 _INET = re.compile(r"inet:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):(?P<port>[0-9]{1,5})")
 _UNIX = re.compile(r"unix:(?P<path>/.*?)(?P<options>(?::(?:mode|user|group)=[^:]*)*)")
-_SYSTEMD = re.compile(r"systemd:domain=(?P<domain>UNIX|INET|INET6):(?:index=(?P<index>[0-9]+)|name=(?P<name>[^:]+))")
+_SYSTEMD = re.compile(r"systemd:domain=(?:UNIX|INET|INET6):(?:index=(?P<index>[0-9]+)|name=(?P<name>[^:]+))")
 
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 
@@ -91,7 +91,7 @@ def _polled(port: IListeningPort) -> IListeningPort:
     return port
 
 
-def _one_at_a_time(port: Any) -> IListeningPort:
+def _one_at_a_time(port: Any) -> None:
     """Let a port accept one client in each turn of the reactor.
 
     Twisted's accept up to 100, so that of processes that share a socket the first gets all who connect at once.
@@ -103,7 +103,6 @@ def _one_at_a_time(port: Any) -> IListeningPort:
         accept()
 
     port.doRead = accept_one
-    return port  # type: ignore[no-any-return]
 
 
 class AdoptedUnixPort(unix.Port):
@@ -156,7 +155,8 @@ class TcpAddress:
         """Make a socket that listens, or raise CannotListenError."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, kind, protocol, _, where = found[0]
+            # Where a name has both, IPv4, as Twisted's own port: with workers or without, it is the same address.
+            family, kind, protocol, _, where = min(found, key=lambda entry: entry[0] != socket.AF_INET)
             listening = socket.socket(family, kind, protocol)
         except OSError as error:
             raise CannotListenError(self.host, self.port, error) from error
@@ -197,25 +197,25 @@ class UnixAddress:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._remove_stale()
-            # Nobody gets in before the mode is right.
-            before = os.umask(0o777)
+            # Made with its mode: the directory may be another user's, who could put a link to any file in its place.
+            before = os.umask(0o777 & ~self.mode)
             try:
                 listening.bind(self.path)
             finally:
                 os.umask(before)
-            os.chown(self.path, self.user, self.group)
-            Path(self.path).chmod(self.mode)
+            os.chown(self.path, self.user, self.group, follow_symlinks=False)
             listening.listen(backlog())
         except OSError as error:
+            if listening.getsockname():  # else the file is not ours
+                self.unbind(listening)
             listening.close()
             raise CannotListenError(None, self.path, error) from error
         return listening
 
     def unbind(self, listening: socket.socket) -> None:
         """Give up what :meth:`bind` has made, and remove the file; if that may not be, the next start replaces it."""
+        _unlink(self.path)
         listening.close()
-        with suppress(OSError):
-            Path(self.path).unlink()
 
     def _remove_stale(self) -> None:
         try:
@@ -241,10 +241,14 @@ class _OwnUnixPort(AdoptedUnixPort):
 
     def connectionLost(self, reason: Failure) -> None:
         """Stop, and remove the file; where the process may not, the next start replaces it."""
-        path = self._listening.getsockname()
+        _unlink(self._listening.getsockname())
         super().connectionLost(reason)
-        with suppress(OSError):
-            Path(path).unlink()
+
+
+def _unlink(path: str) -> None:
+    """Remove a socket's file, if that may be; before the socket is closed, or it might be that of a successor."""
+    with suppress(OSError):
+        Path(path).unlink()
 
 
 @attrs.frozen
@@ -252,7 +256,6 @@ class SystemdAddress:
     """``systemd:domain=UNIX:index=0`` or ``...:name=...``: a socket that systemd has made, sd_listen_fds(3)."""
 
     text: str
-    domain: str
     descriptor: int
 
     def listen(self, reactor: Any, factory: IProtocolFactory) -> IListeningPort:
@@ -298,7 +301,8 @@ class HandedAddress:
 
         The descriptor is closed: when the port is, nothing of this process keeps clients waiting.
         """
-        port = _one_at_a_time(adopt(self.descriptor, reactor, factory))
+        port = adopt(self.descriptor, reactor, factory)
+        _one_at_a_time(port)
         os.close(self.descriptor)
         return port
 
@@ -378,4 +382,4 @@ def _parse_systemd(text: str) -> SystemdAddress:
     index = _PASSED.index(match["name"]) if match["name"] in _PASSED else int(match["index"] or passed)
     if index >= passed:
         raise ValueError(f"{text!r}: systemd passed {passed} sockets, and not this one (sd_listen_fds(3))")
-    return SystemdAddress(text, match["domain"], _FIRST_PASSED + index)
+    return SystemdAddress(text, _FIRST_PASSED + index)

@@ -293,6 +293,8 @@ class StreamFactory(ServerFactory):
 
     @idle_timeout.setter
     def idle_timeout(self, seconds: float) -> None:
+        if seconds == self._idle_timeout:
+            return  # or else reloads that come often would put the next tick off for ever
         self._idle_timeout = seconds
         if self._ticker.running:
             self._ticker.stop()

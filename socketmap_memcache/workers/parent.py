@@ -9,20 +9,16 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Generator, Sequence
-from types import FrameType
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, globalLogPublisher
 
-from socketmap_memcache.banner import banner
 from socketmap_memcache.config.service import ServiceConfig, load
-from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.endpoints import BoundAddress
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.reloading import ReloadingService
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.workers.process import WorkerProcess
 
@@ -40,7 +36,7 @@ GRACE = 5.0
 RELOAD_TIMEOUT = 60.0
 
 
-class WorkersService(Service):
+class WorkersService(ReloadingService):
     """All that twistd starts and stops, where there are workers."""
 
     log = Logger()
@@ -52,12 +48,9 @@ class WorkersService(Service):
         :param overrides: ``name=value`` items that replace what the file says.
         :raises ConfigurationError: with everything that is wrong.
         """
-        self._path = path
-        self._overrides = overrides
-        self._reactor = reactor
+        super().__init__(path, overrides, reactor)
         self._config = self._load()
         self._config.close()
-        self._listen_parameters = self._config.listen_parameters()
         self._addresses = self._config.listening()
         self._sockets: dict[str, socket.socket] = {}
         self._workers: dict[int, WorkerProcess] = {}
@@ -65,9 +58,6 @@ class WorkersService(Service):
         self._pauses: dict[int, float] = {}
         self._kills: dict[int, IDelayedCall] = {}
         self._ended: Deferred[None] | None = None
-        self._reloading = False
-        self._reload_again = False
-        self._former_handler: Any = None
 
     def _load(self) -> ServiceConfig:
         """Read the configuration as the workers will; to be closed again.
@@ -76,22 +66,12 @@ class WorkersService(Service):
         """
         context = TableContext(ClientPool(self._reactor), creates=False)
         config = load(self._path, self._overrides, context, self._reactor)
-        for warning in context.warnings:
-            self.log.warn("{warning}", warning=warning)
+        self._warn(context.warnings)
         return config
 
     # Start.
 
-    def privilegedStartService(self) -> None:
-        """Listen, while the process still may: twistd gives up its privileges after this. From now on SIGHUP reloads.
-
-        :raises CannotListenError: naming the address.
-        """
-        super().privilegedStartService()
-        self._listen()
-
     def _listen(self) -> None:
-        self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
         for address in self._addresses:
             assert isinstance(address, BoundAddress)  # load has seen to it
             self._sockets[address.text] = address.bind()
@@ -99,10 +79,6 @@ class WorkersService(Service):
     def startService(self) -> None:
         """Say what is served, and start the workers as soon as the reactor runs."""
         super().startService()
-        if not self._sockets:
-            self._listen()
-        for line in banner(self._config):
-            self.log.info("{line}", line=line)
         # Not before: without the reactor's handlers a signal would end this process, and leave them behind.
         self._reactor.callWhenRunning(self._start_missing)
 
@@ -150,43 +126,10 @@ class WorkersService(Service):
 
     # Reload.
 
-    def _hangup(self, signum: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self.reload)
-
     @inlineCallbacks
-    def reload(self) -> Generator[Deferred[Any], Any, None]:
-        """Check the configuration again, and let the workers use it one after the other; see the service of one."""
-        if self._reloading:
-            self._reload_again = True
-            return
-        self._reloading = True
-        try:
-            while True:
-                self._reload_again = False
-                yield self._reload_once()
-                if not self._reload_again:
-                    break
-        finally:
-            self._reloading = False
-
-    @inlineCallbacks
-    def _reload_once(self) -> Generator[Deferred[Any], Any, None]:
-        try:
-            new = yield deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._load)
-        except ConfigurationError as error:
-            for problem in error.problems:
-                self.log.error("{problem}", problem=problem)
-            self.log.error("reload refused: the configuration has errors; the one before goes on serving")
-            return
-        except Exception:  # noqa: BLE001 (whatever it is, it belongs in the log now)
-            self.log.failure("reload failed in an unforeseen way; the configuration before goes on serving")
-            return
+    def _use(self, new: ServiceConfig) -> Generator[Deferred[Any], Any, None]:
+        """Let the workers use it, one after the other."""
         new.close()
-        if not self.running:
-            return
-        for name, value in new.listen_parameters().items():
-            if value != self._listen_parameters[name]:
-                self.log.warn("{name} has changed: that takes a restart", name=name)
         for number in sorted(self._workers):
             worker = self._workers.get(number)
             if worker is not None and not worker.stopping:
@@ -229,9 +172,7 @@ class WorkersService(Service):
             if isinstance(address, BoundAddress) and address.text in self._sockets:
                 address.unbind(self._sockets.pop(address.text))
         yield self._all_ended()
-        if self._former_handler is not None:  # not before: it may end the process
-            signal.signal(signal.SIGHUP, self._former_handler)
-            self._former_handler = None
+        self._end()
 
     def _cancel_restarts(self) -> None:
         for restart in self._restarts.values():

@@ -140,5 +140,7 @@ class WorkerProcess(ProcessProtocol):
 def _how(reason: Failure) -> str:
     number = getattr(reason.value, "signal", None)
     if number:
-        return f"was killed by {signal.Signals(number).name}"
+        with suppress(ValueError):  # those for real time have no names
+            return f"was killed by {signal.Signals(number).name}"
+        return f"was killed by signal {number}"
     return f"ended with status {getattr(reason.value, 'exitCode', None)}"

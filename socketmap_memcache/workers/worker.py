@@ -18,6 +18,7 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import ServiceConfig
 from socketmap_memcache.errors import ConfigurationError
@@ -33,7 +34,7 @@ class WorkerService(SocketmapMemcacheService):
         """Describe nothing: the parent has."""
         return []
 
-    def _changed_for_good(self, old: ServiceConfig, new: ServiceConfig) -> list[str]:
+    def _changed_for_good(self, new: ServiceConfig) -> list[str]:
         """Say nothing: the parent does."""
         return []
 
@@ -116,6 +117,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> i
 
     reactor: Any = installed
     use_steady_clock(reactor)
+    BUSY_POLL.use(reactor)
     try:
         service = WorkerService(path, overrides, reactor, sockets)
     except ConfigurationError as error:
