@@ -16,17 +16,10 @@ class InstalledService(Service):
     :ivar environment: what it is started with.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        config: str,
-        *,
-        listen: Sequence[str] = (),
-        policy_listen: Sequence[str] = (),
-        with_tls: bool = True,
-    ) -> None:
+    def __init__(self, directory: Path, config: str, *, with_tls: bool = True, **addresses: Sequence[str]) -> None:
         """:param directory: is made; it gets the files of this service alone.
 
+        :param addresses: ``listen`` and ``policy_listen``, as for :class:`Service`.
         :param with_tls: whether the libraries of the extra ``tls`` are installed. Twisted loads them where they are,
             needed or not.
         """
@@ -37,5 +30,5 @@ class InstalledService(Service):
             hiding.mkdir()
             (hiding / "OpenSSL.py").write_text("raise ImportError('not installed')\n")
             self.environment["PYTHONPATH"] = str(hiding)
-        super().__init__(directory, config, listen=listen, policy_listen=policy_listen, env=self.environment)
+        super().__init__(directory, config, env=self.environment, **addresses)
         self.argv = [str(Path(sys.executable).with_name("twistd")), *self.argv[2:]]

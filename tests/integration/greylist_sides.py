@@ -21,7 +21,7 @@ from socketmap_memcache.policies.greylist.settings import read_settings
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.lmdb import LmdbStore
 from socketmap_memcache.tables.memory import open_memory
-from socketmap_memcache.tables.store import StoreTable
+from socketmap_memcache.tables.store_table import StoreTable
 from tests.unit.tables.store_reactor import StoreReactor
 
 from .greylist_cases import BEGIN, Attributes

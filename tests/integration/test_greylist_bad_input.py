@@ -5,87 +5,18 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from random import Random
 
-import attrs
 import pytest
 
-from socketmap_memcache.tables.lmdb_file import Transaction, acquire, release
-
+from .greylist_bad_input import ADDRESSES, DEFERRED, DELAYED, MAIL, MEGABYTE, NO_ADDRESSES, mutated
+from .greylist_site import Site, lmdb_access
 from .harness.memcached import Memcached
 from .harness.policy import PolicyClient, request
 from .harness.processes import free_port, scratch_directory, wait_until, write_config
 from .harness.service import Service
-
-DEFERRED = b"DEFER_IF_PERMIT Greylisted, see http://postgrey.schweikert.ch/help/"
-DELAYED = b"PREPEND X-Greylist: delayed "
-MAIL: dict[str, str | bytes] = {
-    "client_address": "192.0.2.7",
-    "client_name": "mx.example.com",
-    "sender": "alice@example.com",
-    "recipient": "bob@example.org",
-}
-MEGABYTE = 2**20
-
-
-@attrs.frozen
-class Site:
-    """A service with a table.
-
-    :ivar put: stores a record, past the service; :ivar get: reads one.
-    :ivar bystander: is connected all the time.
-    """
-
-    service: Service
-    put: Callable[[bytes, bytes], object]
-    get: Callable[[bytes], bytes | None]
-    bystander: PolicyClient
-
-    def connect(self) -> PolicyClient:
-        return PolicyClient(self.service.policy_addresses[0])
-
-    def ask(self, **changes: str | bytes) -> bytes:
-        """Return the action for a mail; each has a connection of its own."""
-        with self.connect() as client:
-            return client.ask({**MAIL, **changes})
-
-    def logged(self, before: int) -> list[str]:
-        """Return the lines of the log that are new."""
-        self.mark()
-        return self.service.log[before:].splitlines()[:-1]
-
-    def mark(self) -> int:
-        """Return the length of the log, when all that has happened is in it."""
-        name = f"{time.monotonic()}.example"
-        self.bystander.ask({**MAIL, "client_name": name, "client_address": "127.0.0.1"})
-        wait_until(lambda: name in self.service.log, "the log is written")
-        return len(self.service.log)
-
-    def memory(self) -> int:
-        """Return the bytes of memory that the service has now."""
-        status = Path(f"/proc/{self.service.pid}/status").read_text()
-        (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
-        return int(kilobytes) * 1024
-
-
-def lmdb_access(path: Path) -> tuple[Callable[[bytes, bytes], object], Callable[[bytes], bytes | None]]:
-    """Give functions that write and read a file which the service has open."""
-
-    def transact(work: Callable[[Transaction], bytes | bool | None], write: bool) -> bytes | bool | None:
-        file = acquire(path)
-        try:
-            return file.transact(work, write)
-        finally:
-            release(file)
-
-    def get(key: bytes) -> bytes | None:
-        stored = transact(lambda transaction: transaction.get(key + b"\0"), write=False)
-        return stored.partition(b"\0")[0] if isinstance(stored, bytes) else None
-
-    return lambda key, value: transact(lambda transaction: transaction.put(key + b"\0", value + b"\0"), write=True), get
 
 
 @pytest.fixture(scope="module", params=["lmdb", "memcached"])
@@ -123,86 +54,6 @@ def unharmed(site: Site) -> Iterator[None]:
         assert sign not in site.service.log
     for line in site.service.log_path.read_bytes().decode().splitlines():
         assert line.replace("\t", "").isprintable(), line
-
-
-#: What is no address of a client.
-NO_ADDRESSES: list[str | bytes] = [
-    b"unknown",
-    b"",
-    b"fe80::1%eth0",
-    b"fe80::1%",
-    b"1.2.3",
-    b"1.2.3.4.5",
-    b"1.2.3.256",
-    b"-1.0.0.0",
-    b"[::1]",
-    b"IPv6:::1",
-    b"::1::",
-    b"192.0.2.1 ",
-    b"192.0.2\r.1",
-    b"192.0.2.1/24",
-    "\u0661.2.3.4".encode(),
-    b"\xff\xfe",
-    b"1" * 60_000,
-    b"%s{}",
-]
-
-#: Senders and recipients.
-ADDRESSES: list[str | bytes] = [
-    # UTF-8
-    "jürgen@exämple.com",
-    "用户@例子.公司",
-    "İẞﬀ@EXÄMPLE.com",
-    "\U0001f4e7@\u202eexample.com",
-    "e\u0301@example.com",
-    # other bytes
-    b"j\xfcrgen@example.com",
-    b"\xff\xfe\x80@\xc0\xaf",
-    b"\xed\xa0\x80@surrogate.example",
-    b"a@\xe2\x82",
-    # blanks and control characters
-    "a b@example.com",
-    " a@example.com",
-    "a@example.com ",
-    "a\tb@example.com",
-    "a\rb@example.com",
-    "\r@x",
-    "a@b c",
-    "\x01\x02\x1b[2J@\x7f",
-    "\u0085\u2028@x",
-    "\xa0@x",
-    # what is hardly an address, and what has a meaning here
-    "",
-    "@",
-    "a",
-    "a@",
-    "@b",
-    "a@b@c",
-    "<>",
-    "/",
-    "a/b@c/d",
-    "#",
-    "t/x",
-    "c/192.0.2.7",
-    "t/#" + "0" * 64,
-    "{}@{x}",
-    "%s%r%t@%d",
-    "$name@${x}",
-    "'\"\\`@;|&",
-    "a=b@c=d",
-    "prvs=@x",
-    "prvs=a=b=c=@x",
-    "SRS0=@x",
-    "+@x",
-    "1@2",
-    # long ones, and some about the length up to which keys are not hashed
-    "s" * 500 + "@example.com",
-    "b " * 250 + "@example.com",
-    "ü" * 250 + "@x",
-    "a@" + "d" * 5000,
-    "x" * 30_000,
-    *["l" * length + "@example.com" for length in (150, 153, 154, 155, 156, 160, 200, 234, 250, 251)],
-]
 
 
 class TestNoRequests:
@@ -419,24 +270,3 @@ class TestRandom:
         client.close()
         assert closed > 20
         assert answered > 20
-
-
-def mutated(random: Random, number: int) -> bytes:
-    """Make a request with some bytes changed, or lines lost, doubled or exchanged; without its end."""
-    lines = request({**MAIL, "instance": f"{number}"}).strip().split(b"\n")
-    for _ in range(random.randrange(1, 4)):
-        place = random.randrange(len(lines))
-        kind = random.randrange(5)
-        if kind == 0:
-            lines[place] = random.choice(lines)
-        elif kind == 1:
-            lines.insert(place, random.randbytes(random.randrange(50)))
-        elif kind == 2:
-            name, equals, value = lines[place].partition(b"=")
-            lines[place] = name + equals + random.randbytes(random.randrange(40)) + value
-        elif kind == 3:
-            lines[place] = lines[place].partition(b"=")[0] + b"="
-        else:
-            cut = random.randrange(len(lines[place]) + 1)
-            lines[place] = lines[place][:cut] + bytes([random.randrange(256)]) + lines[place][cut:]
-    return b"\n".join(lines)

@@ -12,7 +12,8 @@ from twisted.logger import capturedLogs, formatEvent
 
 from socketmap_memcache.policies.greylist.cleaner import Cleaner
 from socketmap_memcache.policies.greylist.settings import Settings
-from socketmap_memcache.tables.store import Operation, Store, StoreTable
+from socketmap_memcache.tables.store import Operation, Store
+from socketmap_memcache.tables.store_table import StoreTable
 from tests.unit.tables.store_reactor import StoreReactor
 
 #: Seconds: what is asked for while the store is at a step of the clean-up waits for so long, at most.

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .harness.greylist_command import COMMAND, greylist, serve
 from .harness.memcached import Memcached
 from .harness.policy import PolicyClient, request
-from .harness.processes import free_port, scratch_directory, write_config
+from .harness.processes import scratch_directory, write_config
 from .harness.service import Service
 
-COMMAND = [str(Path(sys.executable).with_name("socketmap-memcache")), "greylist"]
 MAIL = {
     "client_address": "192.0.2.7",
     "client_name": "mx.example.com",
@@ -25,23 +24,6 @@ MAIL = {
 TRIPLET = ("192.0.2.7", "alice@example.com", "bob@example.org")
 KEY = "t/192.0.2.0/alice@example.com/bob@example.org"
 DEFERRED = b"DEFER_IF_PERMIT Greylisted, see http://postgrey.schweikert.ch/help/example.org.html"
-
-
-def greylist(
-    config: Path, *arguments: str | bytes, stdin: bytes = b"", status: int = 0
-) -> subprocess.CompletedProcess[bytes]:
-    """Run the command."""
-    operation, *others = arguments
-    argv = [*COMMAND, operation, "--config", str(config), *others]
-    done = subprocess.run(argv, input=stdin, capture_output=True, check=False, timeout=60)
-    assert done.returncode == status, done.stderr
-    assert b"Traceback" not in done.stderr
-    return done
-
-
-def serve(directory: Path, table: str, *lines: str) -> Service:
-    config = "\n".join(["policies = greylist", f"greylist_table = {table}", *lines, ""])
-    return Service(directory, config, policy_listen=[f"inet:127.0.0.1:{free_port()}"])
 
 
 @pytest.fixture

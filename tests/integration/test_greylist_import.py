@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from .harness.greylist_command import greylist, serve
 from .harness.policy import PolicyClient
 from .harness.postgrey import Postgrey
 from .harness.processes import scratch_directory
-from .test_greylist_command import greylist, serve
 
 HOUR = 3600
 DAY = 24 * HOUR

@@ -6,7 +6,6 @@ import itertools
 import random
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,28 +15,12 @@ from socketmap_memcache.errors import ConfigurationError, TableError
 from socketmap_memcache.tables.interface import ITable
 from tests.unit.tables.store_reactor import StoreReactor
 
-from .harness.postfix import Postfix
-from .harness.processes import scratch_directory, wait_until
-from .test_oracle_small_tables import ODD_BYTES, Oracle, at_once
+from .harness.processes import wait_until
+from .oracle import ODD_BYTES, Oracle, at_once
 
 Entries = dict[bytes, bytes]
 
 CHARACTERS = [*"abcxyz0189", *".-_+=@@", "\u00fc", "\u00df", "\u4e2d", "\U0001f600", "\u0434"]
-
-
-@pytest.fixture(scope="module")
-def oracle() -> Iterator[Oracle]:
-    with scratch_directory() as directory:
-        folder = directory / "cases"
-        folder.mkdir()
-        yield Oracle(Postfix(directory), folder)
-
-
-@pytest.fixture
-def source() -> random.Random:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 @pytest.fixture(params=["hash", "btree", "cdb"])

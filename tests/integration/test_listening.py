@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness.launch import assert_clean, check, start_in_vain
+from .harness.launch import ACTIVATE, assert_clean, check, start_in_vain
 from .harness.processes import accepts, free_port, scratch_directory, wait_until
 from .harness.service import Service
 from .harness.socketmap import ask
@@ -77,15 +77,6 @@ class TestUnixSocket:
             found = path.stat()
             assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o640, group.gr_gid)
             assert ask(service.addresses[0], "t") == b"OK 1"
-
-
-# What systemd does: the socket is descriptor 3, and the environment says for which process.
-ACTIVATE = """\
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="maps")
-os.execv(sys.executable, sys.argv[2:])
-"""
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from socketmap_memcache.errors import LookupTimeout
 from socketmap_memcache.tables.lmdb import LmdbStore, open_lmdb
 from socketmap_memcache.tables.lmdb_file import Transaction, acquire, release
 from socketmap_memcache.tables.registry import TableContext
-from socketmap_memcache.tables.store import STORE_TIMEOUT, Kind, Operation, StoreTable
+from socketmap_memcache.tables.store import Kind, Operation
+from socketmap_memcache.tables.store_table import STORE_TIMEOUT, StoreTable
 from tests.unit.tables.thread_clock import ThreadClock
 
 from .harness.postfix import Postfix
@@ -47,7 +48,7 @@ FORKER = (
     "if child:\n"
     "    assert os.waitpid(child, 0)[1] == 0\n"
     "key = b'parent' if child else b'child'\n"
-    "print(store.execute([O(K.UPDATE, key, b'v', None, 0), O(K.LOOKUP, b'child', b'', None, 0)]))\n"
+    "print(store.execute([O(K.UPDATE, key, b'v'), O(K.LOOKUP, b'child')]))\n"
 )
 
 
@@ -353,5 +354,5 @@ class TestTrouble:
         assert set(keys) >= {b"k%d" % int(number) for number in acknowledged}
         assert site.postmap("-q", "a") == b"1\n"
         store = LmdbStore("lmdb:x", site.path)
-        assert store.execute([Operation(Kind.UPDATE, b"new", b"v", None, 0)]) == [True]
+        assert store.execute([Operation(Kind.UPDATE, b"new", b"v")]) == [True]
         store.close()

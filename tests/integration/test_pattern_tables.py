@@ -7,56 +7,23 @@ import re
 import socketserver
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-import attrs
 import pytest
-from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TableError
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.registry import TableContext
+from tests.unit.deferreds import result_of
 
-from .harness.postfix import Postfix
 from .harness.processes import accepts, free_port, scratch_directory, wait_until, write_config
 from .harness.service import Service
 from .harness.socketmap import ask
+from .oracle import Oracle, at_once
 
 if TYPE_CHECKING:
     from socketmap_memcache.memcache.pool import ClientPool
-
-AT_ONCE = 8  # Postfix pauses for a second before it gives up: many cases only wait
-
-
-@attrs.frozen
-class Site:
-    """An installed Postfix, and a folder for files."""
-
-    postfix: Postfix
-    folder: Path
-
-    def query(self, table: str, keys: Sequence[bytes]) -> tuple[dict[bytes, bytes], str]:
-        """Return what postmap finds, and what it complains about."""
-        done = self.postfix.postmap("-q", "-", table, stdin=b"".join(key + b"\n" for key in keys))
-        found = [line.partition(b"\t") for line in done.stdout.split(b"\n") if line]
-        return {key: value for key, _, value in found}, done.stderr.decode(errors="replace")
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with scratch_directory() as directory:
-        folder = directory / "files"
-        folder.mkdir()
-        yield Site(Postfix(directory), folder)
-
-
-@pytest.fixture
-def rng(request: pytest.FixtureRequest) -> random.Random:
-    seed = request.config.getoption("--differential-seed")
-    print(f"--differential-seed={seed}")
-    return random.Random(seed)
 
 
 def open_table(spec: str) -> tuple[ITable, set[int]]:
@@ -67,18 +34,6 @@ def open_table(spec: str) -> tuple[ITable, set[int]]:
     return table, {warning.line for warning in context.warnings if "must not start with" not in warning.text}
 
 
-def lookup(table: ITable, key: bytes) -> bytes | None:
-    """Return the value.
-
-    :raises TableError: the table has failed.
-    """
-    results: list[Any] = []
-    table.lookup(key).addBoth(results.append)
-    if isinstance(results[0], Failure):
-        results[0].raiseException()
-    return cast("bytes | None", results[0])
-
-
 def source_of(kind: str, source: list[bytes], key: bytes) -> list[bytes]:
     """Return the rules that were made for a key, where there is such a thing."""
     number = key.partition(b":")[0]
@@ -86,18 +41,19 @@ def source_of(kind: str, source: list[bytes], key: bytes) -> list[bytes]:
     return source[start : start + 3] if start else source
 
 
-def compare(site: Site, kind: str, text: bytes, keys: Sequence[bytes]) -> int:
+def compare(oracle: Oracle, kind: str, text: bytes, keys: Sequence[bytes]) -> int:
     """Hold a table against Postfix's own: the results, and the lines that are complained about.
 
     :return: how many keys were found.
     """
-    path = site.folder / f"{kind}{threading.get_ident()}"
+    path = oracle.folder / f"{kind}{threading.get_ident()}"
     path.write_bytes(text)
     table, lines = open_table(f"{kind}:{path}")
-    found, complaints = site.query(f"{kind}:{path}", keys)
+    found, complaints = oracle.postmap(f"{kind}:{path}", keys)
     assert "fatal" not in complaints, complaints
     source = text.split(b"\n")
-    differences = [(key, lookup(table, key), found.get(key)) for key in keys if lookup(table, key) != found.get(key)]
+    answers = [(key, result_of(table.lookup(key)), found.get(key)) for key in keys]
+    differences = [(key, ours, theirs) for key, ours, theirs in answers if ours != theirs]
     assert not differences, [(*difference, source_of(kind, source, difference[0])) for difference in differences[:5]]
     complained = {int(line) for line in re.findall(r", line (\d+):", complaints)}
     assert lines == complained, [(line, source[line - 1]) for line in lines ^ complained]
@@ -124,17 +80,17 @@ def cidr_line(rng: random.Random) -> str:
     return f"{word} {pattern}" if word.lower().startswith("if") else f"{word}{pattern} {rng.choice(['', 'x y ', 'z'])}"
 
 
-def test_cidr(site: Site, rng: random.Random) -> None:
+def test_cidr(oracle: Oracle, source: random.Random) -> None:
     """Generated tables, good and bad rules in them, have what Postfix finds there, and the same bad lines."""
     keys = [address.encode() for address in ADDRESSES[:-1]] + [
-        b"%d.%d.%d.%d" % tuple(rng.choices([0, 1, 2, 3, 4, 127, 128, 255], k=4)) for _ in range(30)
+        b"%d.%d.%d.%d" % tuple(source.choices([0, 1, 2, 3, 4, 127, 128, 255], k=4)) for _ in range(30)
     ]
     keys = sorted({*keys, b"\xc3\xa9", b" 1.2.3.4", b"[1.2.3.4]"})
     found = 0
     for _ in range(60):
-        lines = [f"{cidr_line(rng)} {number}" for number in range(rng.randint(1, 25))]
+        lines = [f"{cidr_line(source)} {number}" for number in range(source.randint(1, 25))]
         lines = [line if "if" not in line.lower() else line.rpartition(" ")[0] for line in lines]
-        found += compare(site, "cidr", "".join(f"{line}\n" for line in lines).encode(), keys)
+        found += compare(oracle, "cidr", "".join(f"{line}\n" for line in lines).encode(), keys)
     assert found > 200
 
 
@@ -181,21 +137,21 @@ def regexp_rule(rng: random.Random, number: int) -> str:
     return f"if /^{number}:/\n{line}\nendif\n"
 
 
-def test_regexp(site: Site, rng: random.Random) -> None:
+def test_regexp(oracle: Oracle, source: random.Random) -> None:
     """Generated expressions match what they match in Postfix, with the same submatches; bad ones are the same."""
     found = 0
     for _ in range(12):
-        rules = [regexp_rule(rng, number) for number in range(200)]
+        rules = [regexp_rule(source, number) for number in range(200)]
         keys = {
-            f"{number}:{''.join(rng.choices(CHARACTERS, k=rng.randint(0, 6)))}"
+            f"{number}:{''.join(source.choices(CHARACTERS, k=source.randint(0, 6)))}"
             for number in range(200)
             for _ in range(8)
         }
-        found += compare(site, "regexp", "".join(rules).encode(), [key.encode() for key in sorted(keys)])
+        found += compare(oracle, "regexp", "".join(rules).encode(), [key.encode() for key in sorted(keys)])
     assert found > 1000
 
 
-def test_regexp_structure(site: Site, rng: random.Random) -> None:
+def test_regexp_structure(oracle: Oracle, source: random.Random) -> None:
     """Generated tables of simple rules, with blocks and what may be wrong with them, have what Postfix finds there."""
     lines = [
         *("/a/ A", "/b/ B", "!/c/ notC", "/(d+)/ D$1", "/E/i E", "/f/!/a/ F", "if /a/", "if !/b/", "IF /c/ x", "endif"),
@@ -204,28 +160,28 @@ def test_regexp_structure(site: Site, rng: random.Random) -> None:
     ]
     keys = ["a", "b", "c", "dd", "e", "E", "f", "fa", "g", "h", "x", "ab", "bc", "abcdefgh", "A", "\u00e9", "a/"]
     for _ in range(60):
-        text = "".join(f"{line}\n" for line in rng.choices(lines, k=rng.randint(1, 12)))
-        compare(site, "regexp", text.encode(), [key.encode() for key in keys])
+        text = "".join(f"{line}\n" for line in source.choices(lines, k=source.randint(1, 12)))
+        compare(oracle, "regexp", text.encode(), [key.encode() for key in keys])
 
 
-def test_regexp_limit(site: Site) -> None:
+def test_regexp_limit(oracle: Oracle) -> None:
     """A key for which an expression would take ages fails, soon."""
-    path = site.folder / "ages"
+    path = oracle.folder / "ages"
     path.write_text("/^(a+)+$/ x\n")
     table, _ = open_table(f"regexp:{path}")
     with pytest.raises(TableError, match="line 1: no result within"):
-        lookup(table, b"a" * 100 + b"!")
-    assert lookup(table, b"a" * 100) == b"x"
+        result_of(table.lookup(b"a" * 100 + b"!"))
+    assert result_of(table.lookup(b"a" * 100)) == b"x"
 
 
 # tcp:
 
 
 @pytest.fixture(scope="module")
-def tcp(site: Site) -> Iterator[tuple[str, Service]]:
+def tcp(oracle: Oracle) -> Iterator[tuple[str, Service]]:
     """Serve a table by tcp_table(5); give its Postfix name, and the service."""
     source = write_config(
-        site.folder / "source", f"fits {'x' * 4091}\nlong {'y' * 4092}\nk v w%\u00e9\nb%c d\n\u00fc umlaut\n"
+        oracle.folder / "source", f"fits {'x' * 4091}\nlong {'y' * 4092}\nk v w%\u00e9\nb%c d\n\u00fc umlaut\n"
     )
     port = free_port()
     address = f"inet:127.0.0.1:{port}"
@@ -235,11 +191,11 @@ def tcp(site: Site) -> Iterator[tuple[str, Service]]:
         yield f"tcp:127.0.0.1:{port}", service
 
 
-def test_tcp(site: Site, tcp: tuple[str, Service]) -> None:
+def test_tcp(oracle: Oracle, tcp: tuple[str, Service]) -> None:
     """Postfix's client finds what the table has, up to a reply of 4096 bytes, and misses what it has not."""
     table, service = tcp
     keys = ["fits", "k", "b%c", "\u00dc", "missing", "a b", "%41", '"quoted"', "x" * 5000]
-    found, complaints = site.query(table, [key.encode() for key in keys])
+    found, complaints = oracle.postmap(table, [key.encode() for key in keys])
     assert complaints == ""
     assert found == {
         b"fits": b"x" * 4091,
@@ -250,18 +206,18 @@ def test_tcp(site: Site, tcp: tuple[str, Service]) -> None:
     assert "Traceback" not in service.log
 
 
-def test_tcp_too_long(site: Site, tcp: tuple[str, Service]) -> None:
+def test_tcp_too_long(oracle: Oracle, tcp: tuple[str, Service]) -> None:
     """A value that makes a reply of 4097 bytes is an error, not a miss, and at once."""
-    done = site.postfix.postmap("-q", "long", tcp[0], seconds=5)
+    done = oracle.postfix.postmap("-q", "long", tcp[0], seconds=5)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"query error" in done.stderr
 
 
-def test_tcp_reload(site: Site, tcp: tuple[str, Service]) -> None:
+def test_tcp_reload(oracle: Oracle, tcp: tuple[str, Service]) -> None:
     """The listener is named in the service's log."""
     table, service = tcp
     assert f"try: postmap -q alice@example.com {table}" in service.log
-    assert site.query(table, [b"k"])[0] != {}
+    assert oracle.postmap(table, [b"k"])[0] != {}
 
 
 # socketmap:
@@ -320,8 +276,8 @@ REPLIES: dict[bytes, tuple[bytes, bool, bytes | None]] = {
 
 
 @pytest.fixture(scope="module")
-def scripted(site: Site) -> Iterator[str]:
-    path = site.folder / "scripted.sock"
+def scripted(oracle: Oracle) -> Iterator[str]:
+    path = oracle.folder / "scripted.sock"
     with ScriptedSocketmap(path, {key: (reply, stays) for key, (reply, stays, _) in REPLIES.items()}) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -330,14 +286,14 @@ def scripted(site: Site) -> Iterator[str]:
         thread.join()
 
 
-def test_socketmap(site: Site, scripted: str) -> None:
+def test_socketmap(oracle: Oracle, scripted: str) -> None:
     """Whatever a server replies, the table makes of it what Postfix's own client does."""
     with scratch_directory() as directory, Service(directory, f"tables = a={scripted}\n") as service:
 
         def check(key: bytes) -> None:
             expected = REPLIES[key][2]
             status, _, text = ask(service.addresses[0], "a", key).partition(b" ")
-            done = site.postfix.postmap("-q", key, scripted, seconds=30)
+            done = oracle.postfix.postmap("-q", key, scripted, seconds=30)
             if status == b"OK":
                 assert (text, done.stdout) == (expected, text + b"\n"), key
             elif status == b"NOTFOUND":
@@ -347,12 +303,11 @@ def test_socketmap(site: Site, scripted: str) -> None:
                 assert status == expected, (key, text)
                 assert b"query error" in done.stderr or b"lookup error" in done.stderr, (key, done)
 
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(check, REPLIES))
+        at_once(check, REPLIES)
         assert "Traceback" not in service.log
 
 
-def test_socketmap_of_this_service(site: Site) -> None:
+def test_socketmap_of_this_service(oracle: Oracle) -> None:
     """A service asks another one; when that is restarted nothing fails, and when it is gone nothing is missing."""
     with scratch_directory() as near, scratch_directory() as far:
         server = Service(far, "tables = b=inline:{k=v}\n").start()
@@ -360,7 +315,7 @@ def test_socketmap_of_this_service(site: Site) -> None:
             with Service(near, f"tables = a={server.map('b')} bad={server.map('nothing')}\n") as service:
                 address = service.addresses[0]
                 keys = [b"k", b"missing", b"k2"]
-                assert site.query(service.map("a"), keys) == ({b"k": b"v"}, "")
+                assert oracle.postmap(service.map("a"), keys) == ({b"k": b"v"}, "")
                 assert ask(address, "bad").startswith(b"PERM ")
                 server.stop()
                 assert ask(address, "a", b"missing").startswith(b"TEMP ")

@@ -9,6 +9,7 @@ from socketmap_memcache.config.service import DEFAULTS
 from socketmap_memcache.errors import Problem
 from socketmap_memcache.policies.greylist.settings import PARAMETERS
 from socketmap_memcache.policies.greylist.whitelist_syntax import parse_clients, parse_senders
+from socketmap_memcache.tables.registry import _OPENERS
 
 ROOT = Path(__file__).parents[2]
 _ENTRY = re.compile(r"^``(\w+)`` \(default: (.*)\)$", re.MULTILINE)
@@ -27,9 +28,9 @@ def documented(file: str, title: str, underline: str) -> list[tuple[str, str]]:
 
 
 def test_service() -> None:
-    """README.rst and two other documents have each parameter of the service once, with its default."""
+    """README.rst and three other documents have each parameter of the service once, with its default."""
     found = documented("README.rst", "Parameters of the service", "=")
-    for file in ("docs/limits.rst", "docs/workers.rst"):
+    for file in ("docs/limits.rst", "docs/speed.rst", "docs/workers.rst"):
         found += documented(file, "Parameters", "-")
     assert sorted(found) == sorted(DEFAULTS.items())
 
@@ -69,6 +70,14 @@ def test_shared_table() -> None:
     for file in ("README.rst", "docs/greylisting.rst"):
         (shown,) = re.findall(r"memcache = inet:memcached.*\n(?: +.*\n)+", (ROOT / file).read_text())
         assert re.search(r"^ +ttl = 0$", shown, re.MULTILINE), file
+
+
+def test_types() -> None:
+    """README.rst and docs/tables.rst name each type of table."""
+    _, _, rest = (ROOT / "README.rst").read_text().partition("\nServed tables, backups and ")
+    rows = re.findall("^``.*", (ROOT / "docs/tables.rst").read_text().split("\nOther packages")[0], re.MULTILINE)
+    for text in (rest.partition("docs/")[0], "".join(rows)):
+        assert set(re.findall("``([a-z]+):", text)) == set(_OPENERS)
 
 
 def test_all_documents() -> None:

@@ -21,10 +21,10 @@ MAY_IMPORT = {
     "tables": {"config", "memcache", "protocols", "tables"},
     "policies": {"config", "protocols", "tables"},
     "listeners": {"policies", "protocols", "tables"},
-    "workers": {"banner", "config", "listeners", "memcache", "service", "tables"},
+    "workers": {"config", "listeners", "memcache", "reloading", "service", "tables"},
     "commands": {"config", "memcache", "policies", "protocols", "service", "tables"},
 }
-FOR_ALL = {"asker", "clock", "errors", "pipelined_connection", "prompt_writer"}
+FOR_ALL = {"asker", "busy_poll", "clock", "errors", "pipelined_command", "pipelined_connection", "prompt_writer"}
 
 
 def imports(module: str) -> Iterator[tuple[str, bool]]:

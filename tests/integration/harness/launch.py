@@ -9,6 +9,14 @@ from pathlib import Path
 #: The beginning of each twistd command line.
 TWISTD = [sys.executable, str(Path(__file__).with_name("twistd.py"))]
 
+# What systemd does: the socket is descriptor 3, and the environment says for which process.
+ACTIVATE = """\
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="maps")
+os.execv(sys.executable, sys.argv[2:])
+"""
+
 
 def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command that ends by itself."""

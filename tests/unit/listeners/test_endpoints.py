@@ -129,7 +129,7 @@ def test_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
         ("systemd:domain=UNIX:index=1", 4),
         ("systemd:domain=UNIX:name=maps", 4),
     ):
-        assert parse(text) == SystemdAddress(text, "UNIX", descriptor)
+        assert parse(text) == SystemdAddress(text, descriptor)
     for text in ("systemd:domain=UNIX:index=2", "systemd:domain=UNIX:name=other"):
         with pytest.raises(ValueError, match="systemd passed 2 sockets, and not this one"):
             parse(text)
@@ -342,7 +342,7 @@ class TestListen(TestCase):
             inherited.listen(7)
             listened: list[int] = []
             self.patch(socket.socket, "listen", lambda *_: listened.append(1))
-            port = self.listen(SystemdAddress("", "UNIX", inherited.fileno()))
+            port = self.listen(SystemdAddress("", inherited.fileno()))
             assert listened == []
             yield self.assertGreets(socket.AF_UNIX, self.path)
             yield self.stop(port)
@@ -380,7 +380,7 @@ class TestListen(TestCase):
         with socket.socket() as inherited:
             inherited.bind(("127.0.0.1", 0))
             inherited.listen(7)
-            port = self.listen(SystemdAddress("", "INET", inherited.fileno()))
+            port = self.listen(SystemdAddress("", inherited.fileno()))
             yield self.assertGreets(socket.AF_INET, inherited.getsockname())
             yield self.stop(port)
             with socket.socket() as client:

@@ -43,6 +43,19 @@ class LocalCacheTests(SynchronousTestCase):
             self.held.answer(behind)
         return self.successResultOf(answer)
 
+    def assertNotKept(
+        self, asked: Deferred[bytes | None], change: Deferred[bool], answers: list[object], *, in_order: bool
+    ) -> None:
+        """Let both be answered, in the order of their questions or in the other, and look what is known then."""
+        if not in_order:
+            self.held.answers.reverse()
+            answers.reverse()
+        for answer in answers:
+            self.held.answer(answer)
+        assert self.successResultOf(asked) == b"old"
+        self.successResultOf(change)
+        assert self.get(None) is None
+
     def test_interfaces(self) -> None:
         """It can do what the cache behind can do."""
         for interface in (ICache, IBatchCache, ILeaseCache):
@@ -102,15 +115,7 @@ class LocalCacheTests(SynchronousTestCase):
             for answer_first in (True, False):
                 asked = self.cache.get(b"k", LIMITS)
                 done = change()
-                results: list[object] = [b"old", True]
-                if not answer_first:
-                    self.held.answers.reverse()
-                    results.reverse()
-                for result in results:
-                    self.held.answer(result)
-                assert self.successResultOf(asked) == b"old"
-                self.successResultOf(done)
-                assert self.get(None) is None
+                self.assertNotKept(asked, done, [b"old", True], in_order=answer_first)
 
     def test_asked_during_a_change(self) -> None:
         """An answer to what was asked while a change was under way is not kept: the change may need another try."""
@@ -118,15 +123,7 @@ class LocalCacheTests(SynchronousTestCase):
             for answer_first in (True, False):
                 done = change()
                 asked = self.cache.get(b"k", LIMITS)
-                results: list[object] = [True, b"old"]
-                if answer_first:
-                    self.held.answers.reverse()
-                    results.reverse()
-                for result in results:
-                    self.held.answer(result)
-                assert self.successResultOf(asked) == b"old"
-                self.successResultOf(done)
-                assert self.get(None) is None
+                self.assertNotKept(asked, done, [True, b"old"], in_order=not answer_first)
 
     def test_asked_twice(self) -> None:
         """Of two questions at the same time the later one's answer is kept."""

@@ -6,9 +6,10 @@ from twisted.logger import capturedLogs
 from socketmap_memcache.memcache import owed
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.owed import REFUSED_PAUSE
+from tests.unit.logs import texts
 from tests.unit.memcache.scripted import PROBE, ScriptedConnection, gets, value
 
-from .test_client import ONE_TRY, ClientTests, texts
+from .client_tests import ONE_TRY, ClientTests
 
 BACKED = Limits(backed=True, max_try=1)
 REFILL = Limits(backed=True, max_try=1, refills=True)

@@ -37,6 +37,7 @@ from socketmap_memcache.memcache.server import Server
         ("unix:/run/memcached.sock", "", 0, "/run/memcached.sock"),
         ("unix:relative:with:colons", "", 0, "relative:with:colons"),
         ("local:/run/memcached.sock", "", 0, "/run/memcached.sock"),
+        ("unix:/" + 106 * "x", "", 0, "/" + 106 * "x"),
     ],
 )
 def test_parse(text: str, host: str, port: int, path: str) -> None:
@@ -73,6 +74,7 @@ def test_has_address() -> None:
         ("localhost:11211", "is not a server"),
         ("tcp:localhost:11211", "is not a server"),
         ("unix:", "is not a server"),
+        ("unix:/" + 53 * "\N{LATIN SMALL LETTER U WITH DIAERESIS}" + "x", "has at most 107 bytes"),
         ("inet", "is not a server"),
         ("inet:", "write inet:host:port"),
         ("inet::11211", "write inet:host:port"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from socketmap_memcache.memcache.interface import Limits
 
-from .test_client import LIMITS, ClientTests
+from .client_tests import LIMITS, ClientTests
 
 HIT = b"VALUE k 0 1\r\nv\r\nEND\r\n"
 
@@ -79,3 +79,14 @@ class TestSharing(ClientTests):
         assert [self.successResultOf(done) for done in (before, between, after)] == [None, b"v", None]
         assert self.successResultOf(stored) is True
         assert self.successResultOf(deleted) is True
+
+    def test_owed(self) -> None:
+        """A look-up that comes after an owed delete does not share what was asked before that."""
+        connection = self.connect()
+        before = self.get()
+        self.client.owe(b"k")
+        after = self.get()
+        self.flush()
+        assert connection.received() == b"get k\r\ndelete k\r\nget k\r\n"
+        connection.send(HIT + b"DELETED\r\nEND\r\n")
+        assert [self.successResultOf(done) for done in (before, after)] == [b"v", None]

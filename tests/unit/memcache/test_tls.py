@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -340,6 +341,25 @@ def test_pair(pki: Pki) -> None:
     tls.check_pair(certificate, key)
     with pytest.raises(ValueError, match="the key is not that of the certificate"):
         tls.check_pair(certificate, pki.server.key_path.read_bytes())
+
+
+def test_pair_of_other_kinds(pki: Pki, tmp_path: Path) -> None:
+    """A key that is for no certificate at all is refused as well."""
+    key = tmp_path / "x25519.key"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "x25519", "-out", key], check=True)
+    with pytest.raises(ValueError, match="the key is not that of the certificate"):
+        tls.check_pair(pki.client.path.read_bytes(), key.read_bytes())
+
+
+def test_certificate_too_weak(tmp_path: Path) -> None:
+    """A certificate that OpenSSL does not show to anybody is refused, with its reason."""
+    path = tmp_path / "weak.pem"
+    key = ("-newkey", "rsa:512", "-nodes", "-keyout", tmp_path / "weak.key")
+    subprocess.run(
+        ["openssl", "req", "-x509", *key, "-subj", "/CN=weak", "-out", path], check=True, capture_output=True
+    )
+    with pytest.raises(ValueError, match=r"OpenSSL refuses the certificate \(ee key too small\)"):
+        tls.check_certificate(path.read_bytes())
 
 
 def test_check_name() -> None:

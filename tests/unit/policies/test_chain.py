@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -15,13 +14,10 @@ from socketmap_memcache.asker import Asker
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.policies.chain import PolicyChain, well_formed
 from socketmap_memcache.policies.interface import IAskedPolicy, IPolicy, Request
+from tests.unit.logs import texts
 from tests.unit.policies.fakes import ScriptedPolicy
 
 REQUEST = {b"request": b"smtpd_access_policy"}
-
-
-def texts(events: Iterable[LogEvent]) -> list[str]:
-    return [formatEvent(event) for event in events]
 
 
 def decide(chain: PolicyChain) -> bytes | Deferred[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -10,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from socketmap_memcache.asker import Asker, tell
-from socketmap_memcache.memcache.interface import ICache, Limits
+from socketmap_memcache.memcache.interface import IBatchCache, ICache, Limits
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.key_format import KeyFormat
@@ -119,6 +120,24 @@ class Domains(MatchList):
 
     def close(self) -> None:
         self.trace.append("close domain")
+
+
+@implementer(IBatchCache)
+class BatchCache(FakeCache):
+    """Can be asked for many keys at once, and has what the test puts into it."""
+
+    def __init__(self, trace: list[str]) -> None:
+        super().__init__(trace)
+        self.values: dict[bytes, bytes | None] = {}
+        self.error: Exception | None = None
+        self.tries = 0
+
+    def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
+        self.trace.append(f"get {b' '.join(keys)!r}")
+        self.tries = limits.max_try
+        if self.error is not None:
+            return fail(self.error)
+        return succeed({key: self.values[key] for key in keys if key in self.values})
 
 
 def open_table(

@@ -219,6 +219,14 @@ class TestCorrupt(CdbTests):
             text = self.failureResultOf(answer, TemporaryError).getErrorMessage()
             assert text.startswith(f"{table.name}: ")
 
+    def test_overwritten_while_walking(self) -> None:
+        """A walk fails in a file that is overwritten in place: what comes next may be of the one or of the other."""
+        cursor = self.open(make([(b"a", b"1"), (b"b", b"2")])).cursor()
+        assert self.successResultOf(cursor.next()) == (b"a", b"1")
+        self.path.write_bytes(make([(b"xy", b""), (b"z", b"4")]))
+        self.failureResultOf(cursor.next(), TemporaryError)
+        self.failureResultOf(cursor.next(), TemporaryError)
+
     def test_read_error(self) -> None:
         """A file that cannot be read any more is a failure."""
         table = self.open(make([(b"a", b"1")]))

@@ -17,6 +17,7 @@ from socketmap_memcache.tables import rules
 from socketmap_memcache.tables.cidr import CidrLanguage, CidrTable, parse_address
 from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.registry import TableContext
+from tests.unit.deferreds import result_of
 
 if TYPE_CHECKING:
     from socketmap_memcache.memcache.pool import ClientPool
@@ -143,10 +144,7 @@ def test_bad_rule(line: str, reason: str) -> None:
     """A bad rule is skipped, with a warning that says where and why; the others count."""
     table, warnings = parsed(f"9.9.9.9 a\n{line}\n0.0.0.0/0 b\n")
     assert warnings == [f'f:2: {reason}; skipped: "{line}"']
-    results: list[bytes | None] = []
-    for key in (b"9.9.9.9", b"1.2.3.4"):
-        table.lookup(key).addCallback(results.append)
-    assert results == [b"a", b"b"]
+    assert [result_of(table.lookup(key)) for key in (b"9.9.9.9", b"1.2.3.4")] == [b"a", b"b"]
 
 
 @attrs.frozen

@@ -1,41 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import PermanentError, TemporaryError
-from socketmap_memcache.memcache.interface import IBatchCache, Limits
 from socketmap_memcache.tables.folding import normalize, normalize_all
 from socketmap_memcache.tables.interface import IBulkTable, ITable
 from socketmap_memcache.tables.lookup_all import lookup_all
 from socketmap_memcache.tables.memcache import MemcacheTable
 
-from .fakes import Domains, FakeCache, FakeTable, MemcacheTableTests, open_table
-
-
-@implementer(IBatchCache)
-class BatchCache(FakeCache):
-    """Has what the test puts into it."""
-
-    def __init__(self, trace: list[str]) -> None:
-        super().__init__(trace)
-        self.values: dict[bytes, bytes | None] = {}
-        self.error: Exception | None = None
-        self.tries = 0
-
-    def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
-        self.trace.append(f"get {b' '.join(keys)!r}")
-        self.tries = limits.max_try
-        if self.error is not None:
-            return fail(self.error)
-        return succeed({key: self.values[key] for key in keys if key in self.values})
+from .fakes import BatchCache, Domains, FakeTable, MemcacheTableTests, open_table
 
 
 class TestLookupAll(MemcacheTableTests):

@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from socketmap_memcache.errors import PermanentError, TemporaryError
 from socketmap_memcache.tables.cache_entries import MISSING
 from socketmap_memcache.tables.memcache import MemcacheTable
-from tests.unit.tables.fakes import Domains, MemcacheTableTests, open_table
-from tests.unit.tables.test_lookup_all import BatchCache
+from tests.unit.tables.fakes import BatchCache, Domains, MemcacheTableTests, open_table
 
 DOWN = TemporaryError("down")
 

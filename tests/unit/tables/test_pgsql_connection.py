@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from unittest.mock import patch
@@ -275,7 +276,9 @@ def test_wait_for() -> None:
     import socket
 
     one, two = socket.socketpair()
+    begin = time.monotonic()
     with one, two:
         wait_for(one.fileno(), True, 20)
         wait_for(one.fileno(), False, 0)
         wait_for(one.fileno(), False, -1)
+    assert time.monotonic() - begin < 20

@@ -78,7 +78,7 @@ def make(
 
 
 def look_up(store: QueryStore, *keys: bytes) -> list[Any]:
-    return list(store.execute([Operation(Kind.LOOKUP, key, b"", None, 10.0) for key in keys]))
+    return list(store.execute([Operation(Kind.LOOKUP, key, deadline=10.0) for key in keys]))
 
 
 def test_one_run(hosts: FakeHosts) -> None:

@@ -140,7 +140,7 @@ class TestOperations:
     def test_given_up(self, site: Site) -> None:
         """What nobody waits for any more is not done."""
         left = op("update", b"a")
-        left.done.callback(None)
+        left.given_up = True
         assert site.store().execute([left, op("lookup", b"b")]) == [None, None]
         assert site.words == ["SELECT", "PURGE"]
 

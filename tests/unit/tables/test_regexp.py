@@ -21,6 +21,7 @@ from socketmap_memcache.tables.posix_regexp import compile_posix
 from socketmap_memcache.tables.regexp import RegexpLanguage, RegexpTable, parse_result
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.tables.time_limit import TimeLimitError, call_with_limit
+from tests.unit.deferreds import result_of
 
 if TYPE_CHECKING:
     from socketmap_memcache.memcache.pool import ClientPool
@@ -198,10 +199,7 @@ def test_bad_rule(line: str, reason: str) -> None:
     """A bad rule is skipped, with a warning that says where and why; the others count."""
     table, warnings = parsed(f"/z/ a\n{line}\n/./ b\n")
     assert warnings == [f'f:2: {reason}; skipped: "{line}"']
-    results: list[bytes | None] = []
-    for key in (b"z", b"a"):
-        table.lookup(key).addCallback(results.append)
-    assert results == [b"a", b"b"]
+    assert [result_of(table.lookup(key)) for key in (b"z", b"a")] == [b"a", b"b"]
 
 
 @pytest.mark.parametrize(

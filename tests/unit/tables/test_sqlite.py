@@ -17,7 +17,7 @@ from socketmap_memcache.tables import sqlite as sqlite_tables
 from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.query_format import QueryFormat, parse_query, parse_result, unquoted
 from socketmap_memcache.tables.query_table import QueryTable
-from socketmap_memcache.tables.store import StoreTable
+from socketmap_memcache.tables.store_table import StoreTable
 
 from .store_reactor import StoreReactor
 

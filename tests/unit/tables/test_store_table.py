@@ -12,15 +12,30 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TemporaryError
-from socketmap_memcache.tables import store as store_module
-from socketmap_memcache.tables.interface import ICursor, ITable, RefusedError
-from socketmap_memcache.tables.store import Halfway, Kind, Operation, StoreTable
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
+from socketmap_memcache.tables import store_table as store_module
+from socketmap_memcache.tables.interface import IAskedTable, ICursor, ITable, RefusedError
+from socketmap_memcache.tables.store import Halfway, Kind, Operation
+from socketmap_memcache.tables.store_table import StoreTable
 
 from .thread_clock import PATIENCE, ThreadClock
 
 
 def ignore(failure: Failure) -> None:
     """Handle a failure."""
+
+
+class Recorder:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[object, object]] = []
+
+    def answered(self, value: object, token: object) -> None:
+        self.heard.append((value, token))
+
+    def failed(self, failure: Failure, token: object) -> None:
+        self.heard.append((failure.type, token))
 
 
 class DictStore:
@@ -187,8 +202,42 @@ class TestOperations(StoreTableTests):
         values = [[value for _, _, value, _ in batch] for batch in self.store.batches]
         assert values == [[b""], [b"0", b"1", b"2"], [b"3", b"4"]]
 
+    def test_one_turn(self) -> None:
+        """What is asked in one turn of the reactor is one batch."""
+        asker = Recorder()
+        with WRITES_TOGETHER:
+            self.table.lookup_for(b"k", asker, "first")
+            self.table.update_for(b"K", b"v", None, asker, "second")
+            last = self.table.lookup(b"k")
+            assert self.store.begun.empty()
+        assert self.result(last) == b"v"
+        assert asker.heard == [(None, "first"), (True, "second")]
+        assert len(self.store.batches) == 1
+
+    def test_asker(self) -> None:
+        """Who asks without a Deferred hears the same, at once where the store need not be asked."""
+        verifyObject(IAskedTable, self.table)
+        asker = Recorder()
+        self.table.lookup_for(b"", asker, "empty")
+        self.table.update_for(b"", b"v", None, asker, "refused")
+        self.table.update_for(b"k", b"v", 7, asker, "stored")
+        self.result(self.table.lookup(b"k"))
+        assert asker.heard == [(None, "empty"), (RefusedError, "refused"), (True, "stored")]
+
 
 class TestErrors(StoreTableTests):
+    def test_asker(self) -> None:
+        """An asker that does what it must not, and raises, is logged; the others hear all the same."""
+        asker = Recorder()
+        self.hang()
+        with patch.object(asker, "answered", side_effect=ZeroDivisionError):
+            self.table.lookup_for(b"a", asker, "first")
+            other = self.table.lookup(b"b")
+            self.store.gate.set()
+            assert self.result(other) is None
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+        assert self.clock.getDelayedCalls() == []
+
     def test_all_failed(self) -> None:
         """An error that the store raises is the result of each operation of the batch."""
         self.hang()

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from socketmap_memcache.tables.store import BREAK
+from socketmap_memcache.tables.store_table import BREAK
 
 PATIENCE = 20.0
 

@@ -15,7 +15,7 @@ from socketmap_memcache.policies.greylist.cleaner import (
     Cleaner,
 )
 from socketmap_memcache.policies.greylist.settings import Settings
-from socketmap_memcache.tables.interface import ICursor
+from socketmap_memcache.tables.interface import ICursor, NoBackupError, ReadOnlyError
 from socketmap_memcache.tables.read_only import RefusingCursor
 
 from .tables import HeldTable
@@ -123,10 +123,19 @@ class CleanerTests(SynchronousTestCase):
 
     def test_cannot_be_walked(self) -> None:
         """A table that cannot be walked through is left alone, for ever and in silence."""
-        self.table.refusal = PermanentError("needs a backup")
+        for refusal in (NoBackupError("needs a backup"), ReadOnlyError("has no order")):
+            self.table.refusal = refusal
+            self.start()
+            assert self.advance(FIRST_PAUSE) == []
+            assert not self.clock.getDelayedCalls()
+
+    def test_cannot_begin(self) -> None:
+        """A walk that could be made, but for a permission, say, is logged, and begun again."""
+        self.table.refusal = PermanentError("no permission")
         self.start()
-        assert self.advance(FIRST_PAUSE) == []
-        assert not self.clock.getDelayedCalls()
+        assert self.advance(FIRST_PAUSE) == ["held:table: clean-up: no permission"]
+        self.table.refusal = None
+        assert self.advance(RETRY_PAUSE) == ["held:table: clean-up finished. before: 0, after: 0"]
 
     def test_failure(self) -> None:
         """A walk that fails is logged, and begun again after an hour."""
@@ -160,11 +169,13 @@ class CleanerTests(SynchronousTestCase):
         assert self.clock.getDelayedCalls()
 
     def test_unforeseen(self) -> None:
-        """What nobody has foreseen ends the clean-up with a traceback in the log."""
+        """What nobody has foreseen is in the log with a traceback, and the next walk comes all the same."""
         self.table.refusal = RuntimeError("bug")
         self.start()
-        assert self.advance(FIRST_PAUSE) == ["held:table: clean-up has ended in an unforeseen way"]
+        assert self.advance(FIRST_PAUSE) == ["held:table: clean-up has failed in an unforeseen way"]
         assert len(self.flushLoggedErrors(RuntimeError)) == 1
+        self.table.refusal = None
+        assert self.advance(RETRY_PAUSE) == ["held:table: clean-up finished. before: 0, after: 0"]
 
     def test_stop(self) -> None:
         """A clean-up can be stopped at any time, and more than once."""

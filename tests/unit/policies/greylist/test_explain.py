@@ -14,8 +14,8 @@ from socketmap_memcache.policies.greylist.record import Triplet
 from socketmap_memcache.policies.greylist.settings import Settings
 from socketmap_memcache.tables.static import StaticTable
 
+from .policy_tests import CLIENT, DEFERRED, KEY, NOW, REQUEST, FakeClients
 from .tables import HeldTable
-from .test_policy import CLIENT, DEFERRED, KEY, NOW, REQUEST, FakeClients
 
 ADDRESS = ClientAddress(b"192.0.2.1", b"192.0.2.0")
 NOT_EXEMPT = [(b"authenticated client", False)]

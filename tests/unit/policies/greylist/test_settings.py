@@ -130,7 +130,7 @@ class TestActions:
     def test_more_words(self, name: str) -> None:
         """An action may have a text, and be in any case; a code needs a text."""
         for value in ("defer_if_permit 4.3.0 x", "451 x", "Dunno"):
-            read(**{name: value})
+            assert getattr(read(**{name: value}), name) == value.encode()
 
 
 def test_code_alone() -> None:

@@ -98,7 +98,12 @@ def test_joinable(expression: bytes, joinable: bool) -> None:
     [
         (b"^mail\\d+\\.example\\.com$", True),
         (b"^a.*b[0-9]+-c\\w*\\.d$", True),
-        (b"a.*b+c?", True),
+        (b"a.*b+c", True),
+        (b"^(?:a.*|b)c+-d+$", True),
+        (b"^((?i)a|b)c+-d+(?=e|f)$", True),
+        (b"a.*b+c?", False),
+        (b"^a|b.*c+d*", False),
+        (b"^(a|b)c?|d.*e+", False),
         (b"^a.*b.*c.*d.*e", False),
         (b"a.*b.*c.*d", False),
         (b"^(?:a|aa)+$", False),
@@ -110,7 +115,7 @@ def test_quick(expression: bytes, quick: bool) -> None:
     assert translate(expression).quick is quick
 
 
-@pytest.mark.parametrize("expression", [b"^a*a*a*!", b"a*a*!"])
+@pytest.mark.parametrize("expression", [b"^a*a*a*!", b"a*a*!", b"^!|a*a?!", b"a?a?!"])
 def test_quick_is_quick(expression: bytes) -> None:
     """The worst that counts as quick makes fewer steps than a time limit is for."""
     assert translate(expression).quick

@@ -23,9 +23,9 @@ from socketmap_memcache.policies.greylist import whitelist_match
 from socketmap_memcache.policies.greylist.whitelists import (
     CHECK_INTERVAL,
     ClientWhitelist,
-    open_client_whitelist,
-    open_recipient_whitelist,
-    open_sender_whitelist,
+    RecipientWhitelist,
+    SenderWhitelist,
+    open_whitelist,
 )
 
 NOW = 1_000_000_000.0
@@ -110,7 +110,7 @@ class OpenTests(WhitelistCase):
         local = self.directory / "clients.local"
         local.mkdir()
         parameters = self.parameters()
-        whitelist = open_client_whitelist([bad, missing], "greylist_client_whitelist", parameters, self.clock)
+        whitelist = open_whitelist(ClientWhitelist, [bad, missing], "greylist_client_whitelist", parameters, self.clock)
         with self.assertRaises(ConfigurationError) as raised:
             parameters.finish([])
         places = {(problem.path, problem.line) for problem in raised.exception.problems}
@@ -120,15 +120,17 @@ class OpenTests(WhitelistCase):
 
     def test_no_files(self) -> None:
         """A list without files is empty, and needs no timer."""
-        whitelist = open_client_whitelist([], "greylist_client_whitelist", self.parameters(), self.clock)
+        whitelist = open_whitelist(ClientWhitelist, [], "greylist_client_whitelist", self.parameters(), self.clock)
         self.assertFalse(whitelist.matches(b"a", b"192.0.2.1"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
         whitelist.close()
 
     def test_mail_lists(self) -> None:
         """Recipients and senders have lists of their own; the null sender can be in one of senders only."""
-        recipients = open_recipient_whitelist([self.write("postmaster@\n")], "r", self.parameters(), self.clock)
-        senders = open_sender_whitelist([self.write("<>\n@a.example\n")], "s", self.parameters(), self.clock)
+        recipients = open_whitelist(
+            RecipientWhitelist, [self.write("postmaster@\n")], "r", self.parameters(), self.clock
+        )
+        senders = open_whitelist(SenderWhitelist, [self.write("<>\n@a.example\n")], "s", self.parameters(), self.clock)
         self.assertEqual([recipients.matches(each) for each in (b"postmaster@x", b"")], [True, False])
         self.assertEqual([senders.matches(each) for each in (b"", b"x@a.example", b"x@b.example")], [True, True, False])
         recipients.close()
@@ -272,6 +274,6 @@ class SlowTests(WhitelistCase):
         self.names(whitelist, name)
         self.assertEqual(len(self.events), 3)
         parameters = Parameters(parse(b"", "main.cf"))
-        senders = open_sender_whitelist([self.write("/^(a|aa)+$/\n", "s")], "senders", parameters, self.clock)
+        senders = open_whitelist(SenderWhitelist, [self.write("/^(a|aa)+$/\n", "s")], "senders", parameters, self.clock)
         self.addCleanup(senders.close)
         self.assertFalse(senders.matches(name.encode()))

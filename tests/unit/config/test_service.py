@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
@@ -96,6 +98,22 @@ class FileTests(ServiceConfigTests):
         assert (config.client_limit, config.request_limit) == (1, 0)
         assert self.context.warnings == []
         config.close()
+
+    def test_busy_poll(self) -> None:
+        """The process stays awake for some microseconds, but not where that would take the only processor."""
+        for processors, text, seconds in (
+            ({0, 1}, "", 50e-6),
+            ({0, 1}, "busy_poll = 1000\n", 0.001),
+            ({0, 1}, "busy_poll = 0\n", 0),
+            ({1}, "", 0),
+        ):
+            with patch.object(os, "sched_getaffinity", lambda _pid, found=processors: found, create=True):
+                config = self.load(f"tables = a=static:x\n{text}")
+            assert config.busy_poll == seconds
+            config.close()
+        assert self.errors("busy_poll = 1001\ntables = a=static:x\n") == [
+            "1: invalid busy_poll parameter value 1001 > 1000"
+        ]
 
     def test_config_directory(self) -> None:
         """``$config_directory`` is the directory of the file, and other parameters can be referred to as well."""

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.python.failure import Failure
 
 from socketmap_memcache.commands import greylist
 from socketmap_memcache.commands.greylist_session import Session
@@ -23,8 +22,9 @@ from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.memory import MemoryTable
 from socketmap_memcache.tables.read_only import RefusingCursor
 from socketmap_memcache.tables.registry import TableContext
+from tests.unit.deferreds import result_of
 
-from .command_reactor import Reactor
+from .reactor import Reactor
 
 NOW = 1_800_000_000
 HASH = "0123456789abcdef0123456789abcdef01234567"
@@ -61,16 +61,6 @@ def options_of(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(["greylist", *arguments])
 
 
-def result(answer: Deferred[Any]) -> Any:
-    """Return the result of what is done, or raise its error."""
-    results: list[Any] = []
-    answer.addBoth(results.append)
-    assert results, "not done"
-    if isinstance(results[0], Failure):
-        results[0].raiseException()
-    return results[0]
-
-
 class Bench:
     """A session.
 
@@ -99,10 +89,10 @@ class Bench:
     def put(self, entries: dict[str, str]) -> None:
         """Fill the table."""
         for key, value in entries.items():
-            assert result(self.table.update(key.encode(), value.encode()))
+            assert result_of(self.table.update(key.encode(), value.encode()))
 
     def get(self, key: str) -> str | None:
-        value = result(self.table.lookup(key.encode()))
+        value = result_of(self.table.lookup(key.encode()))
         return None if value is None else value.decode()
 
     def run(self, *arguments: str) -> str:
@@ -116,7 +106,7 @@ class Bench:
         options = options_of(*arguments)
         module, _, function = options.operate.partition(":")
         operate: greylist.Operate = getattr(import_module(f"socketmap_memcache.commands.{module}"), function)
-        status: int = result(operate(self.session, options))
+        status: int = result_of(operate(self.session, options))
         return status
 
 

@@ -86,3 +86,14 @@ def test_loops() -> None:
         tables = context()
         for _ in range(2):
             tables.open_table(f"memcache:{one}")
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "hash"])
+def test_unreachable(kind: str) -> None:
+    """A file to be made where nothing can be looked up is an error with the reason, also where none is made."""
+    if kind == "hash":
+        pytest.importorskip("berkeleydb")
+    checked = TableContext(ClientPool(MemoryReactorClock()), creates=False)
+    with pytest.raises(ConfigurationError, match="cannot be opened: File name too long"):
+        checked.open_table(f"{kind}:/tmp/{'x' * 300}", create=True)
+    assert checked.warnings == []

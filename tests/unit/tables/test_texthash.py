@@ -4,190 +4,20 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
+from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.tables import texthash
 from socketmap_memcache.tables.interface import ITable
-from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.tables.texthash import Content, TexthashTable
 
-if TYPE_CHECKING:
-    from socketmap_memcache.memcache.pool import ClientPool
-
-
-def context() -> TableContext:
-    return TableContext(clients=cast("ClientPool", None))
-
-
-class SmallTableTests(SynchronousTestCase):
-    def open(self, spec: str) -> ITable:
-        table = context().open_table(spec)
-        verifyObject(ITable, table)
-        assert table.name == spec
-        return table
-
-    def errors(self, spec: str) -> list[str]:
-        caught = self.assertRaises(ConfigurationError, context().open_table, spec)
-        return [str(problem) for problem in caught.problems]
-
-    def lookup(self, table: ITable, key: bytes) -> bytes | None:
-        return self.successResultOf(table.lookup(key))
-
-
-class TestFail(SmallTableTests):
-    def test_lookup(self) -> None:
-        """Every look-up fails for the time being, and says which table it was; also after closing."""
-        table = self.open("fail:maintenance")
-        table.close()
-        for key in (b"", b"key"):
-            failure = self.failureResultOf(table.lookup(key), TemporaryError)
-            assert "fail:maintenance" in failure.getErrorMessage()
-
-    def test_not_utf8(self) -> None:
-        """A key that is not UTF-8 is missing in any table."""
-        assert self.lookup(self.open("fail:x"), b"\xff") is None
-
-    def test_no_name(self) -> None:
-        """The name must not be empty."""
-        assert self.errors("fail:") == ["fail: needs a name, for example fail:maintenance"]
-
-
-class TestStatic(SmallTableTests):
-    def test_lookup(self) -> None:
-        """Every key has the value, also the empty one, unless it is not UTF-8."""
-        table = self.open("static:a b")
-        table.close()
-        assert [self.lookup(table, key) for key in (b"", b"K", b"\xff")] == [b"a b", b"a b", None]
-
-    def test_braces(self) -> None:
-        """Braces around the value go, with the blanks next to them."""
-        values = {"static:{ a b }": b"a b", "static:{}": b"", "static:{a{b}}": b"a{b}", "static:a}": b"a}"}
-        assert {spec: self.lookup(self.open(spec), b"k") for spec in values} == values
-
-    def test_errors(self) -> None:
-        """A missing value, unbalanced braces, text after them, and a value that is not UTF-8 are errors."""
-        assert self.errors("static:") == ["static: needs a value, for example static:all"]
-        assert "missing '}'" in self.errors("static:{a")[0]
-        assert "syntax error after '}'" in self.errors("static:{a}b")[0]
-        assert "not UTF-8" in self.errors("static:\udcff")[0]
-
-
-class TestInline(SmallTableTests):
-    def test_pairs(self) -> None:
-        """Pairs are written with or without braces, and values in braces may have blanks and commas."""
-        table = self.open("inline:{a=1, B=2,{ c = x, y }\t{d=} =empty,{e=f=g}}")
-        table.close()
-        keys = [b"a", b"b", b"c", b"d", b"", b"e", b"f"]
-        assert [self.lookup(table, key) for key in keys] == [b"1", b"2", b"x, y", b"", b"empty", b"f=g", None]
-
-    def test_case(self) -> None:
-        """Keys are folded, and of equal keys the last counts."""
-        table = self.open("inline:{\u00dc=1, a=2, A=3}")
-        assert [self.lookup(table, key.encode()) for key in ("\u00dc", "\u00fc", "a")] == [b"1", b"1", b"3"]
-
-    def test_not_utf8(self) -> None:
-        """A key that is not UTF-8 is missing."""
-        assert self.lookup(self.open("inline:{a=1}"), b"\xff") is None
-
-    def test_quoted(self) -> None:
-        """Quotes and backslashes hide blanks and stay in the key."""
-        table = self.open(r'inline:{{"a =b" = 1}, {c\ d = 2}}')
-        assert [self.lookup(table, key) for key in (b'"a =b"', b"c\\ d", b"a =b")] == [b"1", b"2", None]
-
-    def test_errors(self) -> None:
-        """What Postfix does not open is an error that shows the table."""
-        for name, reason in {
-            "": "bad syntax",
-            "a=b": "bad syntax",
-            "{}": "empty table",
-            "{ , }": "empty table",
-            "{a}": "missing '='",
-            "{a = b}": "missing '='",
-            "{{a b = c}}": "missing '='",
-            "{{}}": "no key found",
-            "{a=b": "missing '}'",
-            "{a=b}c": "after '}'",
-            "{{a=b}c}": "after '}'",
-            '{{"a=b}}': "unbalanced",
-            "{a=\udcff}": "bad UTF-8",
-        }.items():
-            (error,) = self.errors(f"inline:{name}")
-            assert reason in error
-            assert 'need "inline:{name=value...}"' in error
-
-    @settings(deadline=None)
-    @given(st.text())
-    def test_any_name(self, name: str) -> None:
-        """Any text is a table or a ConfigurationError."""
-        try:
-            table = context().open_table(f"inline:{{{name}}}")
-        except ConfigurationError:
-            return
-        self.lookup(table, b"key")
-
-
-class TestTexthashParse(SynchronousTestCase):
-    def parse(self, text: bytes, fold_keys: bool = True) -> tuple[dict[bytes, bytes], list[str]]:
-        warnings: list[Problem] = []
-        entries = texthash.parse(text, "map", fold_keys, warnings)
-        return entries, [str(warning) for warning in warnings]
-
-    def test_entries(self) -> None:
-        """A key ends at the first white space; the value is the rest of the logical line."""
-        text = b"# aliases\nA@B  one two \t\n\n\t three  \r\nc\xc3\x9c\tx\n"
-        assert self.parse(text) == ({b"a@b": b"one two \t\t three", b"c\xc3\xbc": b"x"}, [])
-
-    def test_quoted(self) -> None:
-        """Quotes and backslashes hide white space and stay in the key."""
-        text = b'"a b"@c x\nd\\ e y\n'
-        assert self.parse(text) == ({b'"a b"@c': b"x", b"d\\ e": b"y"}, [])
-
-    def test_unfolded(self) -> None:
-        """Keys are left alone if so wished."""
-        assert self.parse(b"A x\na y\n", fold_keys=False) == ({b"A": b"x", b"a": b"y"}, [])
-
-    def test_duplicates(self) -> None:
-        """The first of equal keys counts, and each other is warned about, even with the same value."""
-        warnings = [f'map:{line}: duplicate entry: "{key}"; the first one counts' for line, key in ((2, "A"), (3, "a"))]
-        assert self.parse(b"a x\nA y\na x\n") == ({b"a": b"x"}, warnings)
-
-    def test_ignored(self) -> None:
-        """Lines that are no entry are ignored with a warning."""
-        text = b' first x\na\nb \xff\n"c x\n\0 y\nd z\n'
-        entries, warnings = self.parse(text)
-        assert entries == {b"d": b"z"}
-        assert warnings == [
-            'map:1: a logical line must not start with white space; ignored: " first x"',
-            'map:2: expected format: key whitespace value; ignored: "a"',
-            'map:3: non-UTF-8 input; ignored: "b \\xff"',
-            'map:4: unbalanced \'"\'; ignored: ""c x"',
-            "map:5: text after a NUL byte is ignored",
-            'map:5: expected format: key whitespace value; ignored: ""',
-        ]
-
-    def test_alias_file(self) -> None:
-        """A key with a colon at its end counts, with a warning, for the file may be one for aliases(5)."""
-        entries, warnings = self.parse(b"root: me\n")
-        assert entries == {b"root:": b"me"}
-        assert warnings == ['map:1: this is in "key: value" format; is it an alias file?']
-
-    @settings(deadline=None)
-    @given(st.binary())
-    def test_any_bytes(self, text: bytes) -> None:
-        """Any bytes are read without an exception."""
-        entries, _ = self.parse(text)
-        assert all(entries.values())
-        assert all(entries)
+from .small_table_tests import SmallTableTests, context
 
 
 class TestTexthash(SmallTableTests):
