@@ -345,7 +345,8 @@ def parse(text: str, reactor: Any) -> ListenAddress:
     try:
         serverFromString(reactor, text)
     except Exception as error:  # TypeError, IndexError, OSError...: each kind of Twisted's has its own
-        raise ValueError(f"{text!r} is not an address to listen on: {error}") from error
+        hint = f"; write inet:{text}" if _INET.fullmatch(f"inet:{text}") else ""
+        raise ValueError(f"{text!r} is not an address to listen on: {error}{hint}") from error
     return TwistedAddress(text)
 
 

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTi
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
 
-from socketmap_memcache.policies.log_limit import LogLimit
+from socketmap_memcache.log_limit import LogLimit
 
 #: Seconds after which accepting is tried again when the system had no descriptor, or no memory, for one more client.
 RETRY_PAUSE = 1.0

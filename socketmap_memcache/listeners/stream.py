@@ -271,6 +271,7 @@ class StreamFactory(ServerFactory):
 
     kind = "stream"
     noisy = False
+    _log = Logger()
 
     def __init__(self, reactor: IReactorTime, idle_timeout: float) -> None:
         """Make a listener without connections, and with limits of its own until others are set.
@@ -309,7 +310,10 @@ class StreamFactory(ServerFactory):
 
     def _tick(self) -> None:
         for connection in list(self.connections):
-            connection.tick()
+            try:
+                connection.tick()
+            except Exception:  # noqa: BLE001 (idle clients would never be looked for again)
+                self._log.failure("{kind} client: an unforeseen error", kind=self.kind)
 
     def remember(self, connection: StreamConnection) -> None:
         """Hear that a connection is open."""

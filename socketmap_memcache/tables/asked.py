@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, cast
 from typing import Protocol as Structure
 
+from twisted.internet.defer import maybeDeferred
+
 from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.tables.interface import IAskedTable, ITable
 
@@ -13,14 +15,14 @@ class LookupFor(Structure):
     """:meth:`IAskedTable.lookup_for`, of any table."""
 
     def __call__(self, key: bytes, asker: Asker, token: Any, /) -> None:
-        """Look up a key; raises where the table does."""
+        """Look up a key. It never raises: a table that does has failed."""
 
 
 class UpdateFor(Structure):
     """:meth:`IAskedTable.update_for`, of any table."""
 
     def __call__(self, key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any, /) -> None:
-        """Store a value; raises where the table does."""
+        """Store a value. It never raises."""
 
 
 def lookup_for(table: ITable) -> LookupFor:
@@ -29,7 +31,7 @@ def lookup_for(table: ITable) -> LookupFor:
         return cast(LookupFor, table.lookup_for)
 
     def lookup(key: bytes, asker: Asker, token: Any) -> None:
-        tell(table.lookup(key), asker, token)
+        tell(maybeDeferred(table.lookup, key), asker, token)
 
     return lookup
 
@@ -40,6 +42,6 @@ def update_for(table: ITable) -> UpdateFor:
         return cast(UpdateFor, table.update_for)
 
     def update(key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
-        tell(table.update(key, value, ttl), asker, token)
+        tell(maybeDeferred(table.update, key, value, ttl), asker, token)
 
     return update

@@ -21,7 +21,8 @@ from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
-from socketmap_memcache.errors import ConfigurationError, TableError
+from socketmap_memcache.errors import ConfigurationError, LookupTimeout, TableError
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.policies.asked import deferred
 from socketmap_memcache.policies.greylist.attempt import Attempt
 from socketmap_memcache.policies.greylist.cleaner import Cleaner
@@ -40,7 +41,6 @@ from socketmap_memcache.policies.interface import (
     Promise,
     Request,
 )
-from socketmap_memcache.policies.log_limit import LogLimit
 from socketmap_memcache.tables.asked import lookup_for, update_for
 from socketmap_memcache.tables.fail import FailTable
 from socketmap_memcache.tables.interface import ITable
@@ -54,7 +54,10 @@ NO_STORE = b"no store"
 INSTANCES = 10
 
 # Fail actions with which mail goes on its way.
-_PASSING = {b"DUNNO", b"INFO", b"OK", b"PERMIT", b"PREPEND", b"RELAY", b"WARN"}
+_PASSING = {
+    *(b"BCC", b"DUNNO", b"FILTER", b"HOLD", b"INFO", b"OK", b"PERMIT", b"PREPEND"),
+    *(b"REDIRECT", b"RELAY", b"WARN"),
+}
 
 
 @implementer(IPolicyType)
@@ -160,8 +163,8 @@ class GreylistPolicy:
         access = self._lists.recipient_access
         if access is None:
             return self._attempt(self._settings.delay, request, client, asker, token)
-        self.begun()
         answer: Deferred[Any] = access.delay(request[b"recipient"])
+        self.begun()
         answer.addCallbacks(self._accessed, self._access_failed, callbackArgs=(request, client), errbackArgs=(request,))
         tell(answer.addBoth(self._access_done), asker, token)
         return answer
@@ -186,7 +189,9 @@ class GreylistPolicy:
         return deferred(partial(self._attempt, delay, request, client))
 
     def _access_failed(self, failure: Failure, request: Request) -> bytes:
-        failure.trap(TableError, CancelledError)
+        if failure.check(CancelledError):
+            failure = Failure(LookupTimeout("greylist_recipient_access: no answer in time"))
+        failure.trap(TableError)
         return self.fail(request, failure)
 
     def _access_done(self, result: Any) -> Any:

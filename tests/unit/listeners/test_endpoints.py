@@ -85,7 +85,9 @@ def test_twisted(text: str) -> None:
     [
         ("", "is not an address"),
         ("10020", "is not an address"),
-        ("bogus:1", "is not an address to listen on: Unknown endpoint type: 'bogus'"),
+        ("bogus:1", "is not an address to listen on: Unknown endpoint type: 'bogus'; write inet:bogus:1"),
+        ("127.0.0.1:1", "is not an address to listen on: Unknown endpoint type: '127.0.0.1'; write inet:127.0.0.1:1"),
+        ("bogus", "is not an address to listen on: "),
         ("tcp:x", "is not an address"),
         ("tcp:", "is not an address"),
         ("tcp:1:bogus=2", "is not an address"),
@@ -295,7 +297,7 @@ class TestListen(TestCase):
             yield self.stop(port)
 
     @inlineCallbacks
-    def test_directory_of_somebody_else(self) -> Generator[Deferred[Any], Any, None]:
+    def test_removed_by_another(self) -> Generator[Deferred[Any], Any, None]:
         """A socket that cannot be removed at the end is no error."""
         port = self.listen(self.parse(f"unix:{self.path}"))
         Path(self.path).unlink()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from unittest.mock import patch
+
 from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs
 
@@ -46,6 +48,13 @@ class TestIdle(StreamTests):
             self.client.send(requests(b"!a"))
         assert not self.client.is_aborted()
         self.assertAborted(399, 501)
+
+    def test_unforeseen(self) -> None:
+        """Whatever goes wrong with one client, idle ones are closed."""
+        broken = patch.object(self.factory, "connections", [None, *self.factory.connections])
+        with broken:
+            self.assertAborted(400, 501)
+        assert self.flushLoggedErrors(AttributeError)
 
     def test_pending(self) -> None:
         """A client that waits for its reply is not idle, however long that takes."""

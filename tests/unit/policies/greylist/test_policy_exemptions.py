@@ -96,5 +96,16 @@ class TestRecipientAccess(PolicyTests):
             assert isinstance(answer, Deferred)
             answer.cancel()
             self.clock.advance(PAUSE)
-        assert texts(events)[-1] == f"action=pass, reason=no store, {REST}"
+        assert texts(events) == [
+            "greylist_recipient_access: no answer in time; answered DUNNO",
+            f"action=pass, reason=no store, {REST}",
+        ]
         assert self.table.asked == []
+
+    def test_raises(self) -> None:
+        """Where the table raises there is no decision, and the policy can be closed all the same."""
+        with patch.object(self.access, "lookup", side_effect=ZeroDivisionError):
+            self.assertRaises(ZeroDivisionError, self.begin)
+        self.policy.close()
+        assert self.access.closed
+        assert self.table.closed
