@@ -14,7 +14,7 @@ class BusyPoll:
     otherwise, timers and calls from threads included. Linux has the same for the network, ``net.core.busy_poll``.
 
     :ivar seconds: how long it looks without having found anything; 0 to sleep at once.
-    :ivar heard: is set by whoever has read something that may have a sequel.
+    :ivar heard: is set by whoever has read something that may have a sequel, and unset by whoever lets a thread work.
     """
 
     __slots__ = ("_sleep_time", "_until", "heard", "seconds")

@@ -39,6 +39,7 @@ KEY_LIMIT = 511
 #: Entries whose time is over that a walk passes over, and deletes, at once, at most: others wait for that.
 PURGE_LIMIT = 100
 
+_CHANGES = (Kind.UPDATE, Kind.DELETE)
 _LONGEST_TTL = 1000 * 365 * 24 * 60 * 60
 _END = re.compile(rb"\0expires=(\d+\.\d+)\0", re.ASCII)
 
@@ -102,7 +103,7 @@ class LmdbStore:
 
     def execute(self, operations: Sequence[Operation]) -> Sequence[object]:
         """Do the operations in one transaction; see :class:`~socketmap_memcache.tables.store.Store`."""
-        changes = [operation.kind in {Kind.UPDATE, Kind.DELETE} for operation in operations]
+        changes = [operation.kind in _CHANGES for operation in operations]
         if not any(changes):
             results = self._transact(operations, write=False)
         else:
@@ -113,11 +114,10 @@ class LmdbStore:
                 others = [operation for operation, change in zip(operations, changes, strict=True) if not change]
                 read = iter(self._transact(others, write=False) if others else [])
                 results = [error if change else next(read) for change in changes]
-        walked = any(
-            result == [] and operation.kind is Kind.AFTER for operation, result in zip(operations, results, strict=True)
-        )
-        if self._ended and (walked or len(self._ended) >= PURGE_LIMIT):
-            self._purge()
+        if self._ended:
+            ends = any(each.kind is Kind.AFTER and found == [] for each, found in zip(operations, results, strict=True))
+            if ends or len(self._ended) >= PURGE_LIMIT:
+                self._purge()
         return results
 
     def close(self) -> None:
@@ -218,7 +218,7 @@ class LmdbStore:
 
 def _stored_forms(key: bytes) -> list[bytes]:
     """Return what a key may look like in a file; nothing for a key that is too long for one."""
-    return [key + end for end in FORMS if len(key + end) <= KEY_LIMIT]
+    return [key + end for end in FORMS] if len(key) < KEY_LIMIT else [key] if len(key) == KEY_LIMIT else []
 
 
 def _usual_form(transaction: Transaction) -> bytes:

@@ -180,6 +180,7 @@ class StoreTable:
         return operation
 
     def _hand_over(self, _: bytes = b"") -> None:
+        BUSY_POLL.heard = False  # the thread takes its time, and each look would take the interpreter away from it
         with self._wake:
             self._waiting += self._collected
             self._wake.notify()
