@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
+from twisted.logger import Logger
 from zope.interface.exceptions import Invalid
 from zope.interface.verify import verifyObject
 
@@ -99,6 +100,8 @@ class ServiceConfig:
     shutdown_timeout: float
     workers: int = 1
 
+    _log = Logger()
+
     def listening(self) -> list[ListenAddress]:
         """Give all addresses to listen on."""
         return [*self.socketmap_listen, *(address for _, address in self.tcp_table_listen), *self.policy_listen]
@@ -115,8 +118,11 @@ class ServiceConfig:
     def close(self) -> None:
         """Close the policies and the tables."""
         self.policies.close()
-        for table in self.tables.values():
-            table.close()
+        for name, table in self.tables.items():
+            try:
+                table.close()
+            except Exception:  # noqa: BLE001 (the others have to be closed, too)
+                self._log.failure("map {name} could not be closed", name=name)
 
 
 def load(

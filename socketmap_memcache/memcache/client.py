@@ -12,6 +12,7 @@ from zope.interface import implementer
 
 from socketmap_memcache.asker import FIRING, Asker
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.memcache.command import Command, Delete, Get, GetMany, Set
 from socketmap_memcache.memcache.connection import MemcacheConnection
 from socketmap_memcache.memcache.interface import IMember, Leased, Limits
@@ -21,9 +22,6 @@ from socketmap_memcache.memcache.owed import OwedDeletes
 
 #: Seconds after which a command has failed, whatever its limits say. Postfix gives up on a socketmap after 100.
 PATIENCE = 90.0
-
-#: Seconds between log lines about failed tries, so that a broken server does not fill the disk.
-LOG_INTERVAL = 60.0
 
 
 @implementer(IMember)
@@ -58,8 +56,7 @@ class MemcacheClient:
         self._pausing: dict[Command, IDelayedCall] = {}  # before their next try
         self._watch: IDelayedCall | None = None
         self._watch_time = 0.0
-        self._logged = float("-inf")
-        self._not_logged = 0
+        self._log_limit = LogLimit(reactor)
 
     @property
     def usable(self) -> bool:
@@ -124,7 +121,7 @@ class MemcacheClient:
     def get_leased(self, key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int) -> Deferred[Leased]:
         """Ask for a value or a lease; see :class:`ILeaseCache`."""
         answer: Deferred[Leased] = Deferred()
-        self._begin(GetLeased(key, limits, lease_ttl, stale_ttl, FIRING, answer))
+        self._begin(GetLeased(self.name, key, limits, lease_ttl, stale_ttl, FIRING, answer))
         return answer
 
     def refill(self, key: bytes, value: bytes, flags: int, ttl: int, cas: bytes, limits: Limits) -> Deferred[bool]:
@@ -233,12 +230,8 @@ class MemcacheClient:
         self._try(command, self._reactor.seconds())
 
     def _complain(self, error: TemporaryError) -> None:
-        now = self._reactor.seconds()
-        if 0 <= now - self._logged < LOG_INTERVAL:  # less where the clock has been set back
-            self._not_logged += 1
-            return
-        self._log.warn("{error} (and {more} more since the last such line)", error=error, more=self._not_logged)
-        self._logged, self._not_logged = now, 0
+        if self._log_limit.due():
+            self._log.warn("{error}{more}", error=error, more=self._log_limit.more())
 
     # Deadlines: one timer, set for the earliest of them or before.
 

@@ -27,17 +27,27 @@ class _MetaCommand(Command):
 class GetLeased(_MetaCommand):
     """``mg``: a :class:`Leased`."""
 
-    __slots__ = ()
+    __slots__ = ("_server",)
 
     repeated = False  # a proxy closes each connection on which it comes
 
-    def __init__(self, key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int, asker: Asker, token: Any) -> None:
+    def __init__(
+        self, server: str, key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int, asker: Asker, token: Any
+    ) -> None:
+        """Make a command that was not sent yet.
+
+        :param server: its name, for the error where it has no leases.
+        """
         super().__init__(key, meta_get(key, lease_ttl, stale_ttl), limits, asker, token)
+        self._server = server
 
     def result(self, reply: Reply) -> Leased | LeasesUnsupportedError:
         word = reply.status.partition(b" ")[0]
         if word in _UNSUPPORTED:
-            return LeasesUnsupportedError(f"memcached has no leases: its reply to mg is {reply.status[:60]!r}")
+            return LeasesUnsupportedError(
+                f"memcached {self._server} has no leases: its reply to mg is {reply.status[:60]!r}. "
+                "Connect directly to memcached 1.6 or later, or set lease = no"
+            )
         if word != b"VA":
             raise unexpected(reply)
         flags = reply_flags(reply.status)

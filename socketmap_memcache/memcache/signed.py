@@ -7,18 +7,15 @@ from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from socketmap_memcache.asker import FIRING, Asker
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, IMember, Leased, Limits
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.signature import HEADER_SIZE, BadSignatureError, Signature
-
-#: Seconds between log lines about values that were not accepted.
-LOG_INTERVAL = 60.0
 
 
 @implementer(ICache)
@@ -48,8 +45,7 @@ class SignedCache:
         self._verifying = _Verifying(signature, self._reject)
         self._table = table
         self._pool = pool
-        self._reactor: IReactorTime = pool.reactor
-        self._logged = float("-inf")
+        self._log_limit = LogLimit(pool.reactor)
         self._limits: Limits | None = None  # the last that were given,
         self._raised = Limits()  # and what became of them
         self._all_raised: dict[Limits, Limits] = {}
@@ -159,9 +155,7 @@ class SignedCache:
 
     def _reject(self, key: bytes, error: BadSignatureError) -> None:
         self.rejected += 1
-        now = self._reactor.seconds()
-        if error.suspicious and not 0 <= now - self._logged < LOG_INTERVAL:  # less where the clock has been set back
-            self._logged = now
+        if error.suspicious and self._log_limit.due():
             self._log.warn(
                 "{table}: what {cache} has for key {key!r} {reason}: not used; {count} such values until now",
                 table=self._table,

@@ -169,17 +169,22 @@ class ServerVerification:
     def verify(self, connection: SSL.Connection) -> None:
         """See whether the certificate that the server has shown is for its name.
 
-        :raises ValueError: it is not, and for which it is.
+        :raises ValueError: it is not, and for which it is; or that cannot be told.
         """
         certificate = connection.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise ValueError(f"certificate verify failed: {self.name} has shown no certificate.")
         verify = verify_certificate_ip_address if is_address(self.name) else verify_certificate_hostname
         try:
-            if certificate is None:
-                raise ValueError("the server has shown no certificate")
             verify(certificate, self.name.rstrip("."))
-        except (VerificationError, CertificateError, ValueError):
+        except (VerificationError, CertificateError):
             names = _names(certificate)
             raise ValueError(f"certificate verify failed: it is not for {self.name} (but for {names}).") from None
+        except Exception as error:  # noqa: BLE001 (the errors of cryptography's parser have no common base)
+            raise ValueError(
+                f"certificate verify failed: the names (subjectAltName) in the certificate of {self.name} cannot be "
+                f"read ({error})."
+            ) from None
 
     def explain(self, error: BaseException | None, shaken: bool) -> str:
         """Say why there is no connection that is of use.
@@ -240,13 +245,13 @@ def _verify_chain(_connection: SSL.Connection, _certificate: crypto.X509, number
     return True
 
 
-def _names(certificate: x509.Certificate | None) -> str:
+def _names(certificate: x509.Certificate) -> str:
+    """Give the names of a certificate; they can be read."""
     try:
-        assert certificate is not None
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (AssertionError, x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         return "no name"
-    return ", ".join(repr(str(name.value)) for name in list(names)[:_NAMES_SHOWN])
+    return ", ".join(repr(str(name.value)) for name in list(names)[:_NAMES_SHOWN]) or "no name"
 
 
 def _texts(error: BaseException | None) -> str:

@@ -13,9 +13,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import SocketmapMemcacheError
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.policies.asked import decide_for
 from socketmap_memcache.policies.interface import DUNNO, IPolicy, Promise, Request
-from socketmap_memcache.policies.log_limit import LogLimit
 from socketmap_memcache.tables.folding import valid
 
 _ACTION = re.compile(rb"[^ \t\r\n\0][^\n\0]*")

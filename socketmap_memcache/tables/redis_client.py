@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.protocols.redis import ErrorReply
 from socketmap_memcache.tables.redis_command import Command
 from socketmap_memcache.tables.redis_connection import RedisConnection
@@ -20,9 +21,6 @@ FIRST_PROBE = 0.1
 
 #: Tries of a command in all: the connection that is lost may have been at its end before the command.
 TRIES = 2
-
-#: Seconds between log lines about failed tries, so that a broken server does not fill the disk.
-LOG_INTERVAL = 60.0
 
 #: Errors that say that this server, or this connection, is of no use now; another look may find a better one.
 _UNFIT = frozenset([b"LOADING", b"NOAUTH"])
@@ -82,8 +80,7 @@ class RedisClient:
         self._probe: IDelayedCall | None = None
         self._probe_pause = 0.0
         self._down_reason = ""
-        self._logged = float("-inf")
-        self._not_logged = 0
+        self._log_limit = LogLimit(reactor)
 
     def send(self, command: Command) -> None:
         """Have a command done; its asker hears of the result."""
@@ -126,12 +123,8 @@ class RedisClient:
         return [*self._waiting, *(() if self._connection is None else self._connection.in_flight)]
 
     def _complain(self, error: TemporaryError) -> None:
-        now = self._reactor.seconds()
-        if 0 <= now - self._logged < LOG_INTERVAL:  # less where the clock has been set back
-            self._not_logged += 1
-            return
-        self._log.warn("{error} (and {more} more since the last such line)", error=error, more=self._not_logged)
-        self._logged, self._not_logged = now, 0
+        if self._log_limit.due():
+            self._log.warn("{error}{more}", error=error, more=self._log_limit.more())
 
     # The connection's life.
 

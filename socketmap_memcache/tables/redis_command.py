@@ -46,6 +46,9 @@ class Command(PipelinedCommand):
             result = self.meaning(reply)
         except ValueError as error:
             self.fail(PermanentError(f"redis {server}: {error}"))
+        except Exception:  # noqa: BLE001 (whoever asked has to hear of it)
+            self._log.failure("a reply of Redis led to an unforeseen error")
+            self.fail(TemporaryError(f"redis {server}: internal error, see the log"))
         else:
             self.asker.answered(result, self.token)
 

@@ -27,6 +27,10 @@ from socketmap_memcache.tables.store_table import StoreTable
 #: Seconds that a look-up waits for somebody who writes to the database. (Postfix does not wait.)
 LOCK_TIMEOUT = 5.0
 
+#: Steps of SQLite's virtual machine, some 0.1 ms, after which it is seen whether anybody still waits for the result.
+#: Most queries take less.
+STEPS = 10_000
+
 # A key that has all that a template can ask for.
 _SAMPLE_KEY = b"user@i.h.g.f.e.d.c.b.a"
 # Text in which a semicolon does not end a statement, or a semicolon that does.
@@ -87,7 +91,10 @@ def _double_quotes(value: bytes) -> bytes:
 
 
 class SqliteStore:
-    """The blocking side; see :class:`~socketmap_memcache.tables.store.Store`. It only knows look-ups."""
+    """The blocking side; see :class:`~socketmap_memcache.tables.store.Store`. It only knows look-ups.
+
+    A query for which nobody waits any more is stopped: it might have no end, and nothing else could be looked up.
+    """
 
     _log = Logger()
 
@@ -99,6 +106,7 @@ class SqliteStore:
         self._limit = expansion_limit
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
+        self._under_way: Operation | None = None
         self._empty_logged = False
 
     def connect(self, lock_timeout: float) -> sqlite3.Connection:
@@ -130,7 +138,7 @@ class SqliteStore:
             connection = self._connected()
             connection.execute("BEGIN")
             try:
-                return [self._answer(connection, operation.key) for operation in operations]
+                return [self._answer(connection, operation) for operation in operations]
             finally:
                 connection.rollback()
         except OSError as error:
@@ -151,15 +159,20 @@ class SqliteStore:
         if self._connection is None or now != self._opened:
             self.close()
             self._connection = self.connect(LOCK_TIMEOUT)
+            self._connection.set_progress_handler(self._is_given_up, STEPS)
             self._opened = now
         return self._connection
 
-    def _answer(self, connection: sqlite3.Connection, key: bytes) -> bytes | TableError | None:
-        statement = self.statement(key)
+    def _is_given_up(self) -> bool:
+        return self._under_way is not None and self._under_way.given_up
+
+    def _answer(self, connection: sqlite3.Connection, operation: Operation) -> bytes | TableError | None:
+        self._under_way = operation
+        statement = self.statement(operation.key)
         if not statement:
             return None
         try:
-            return self._rows(connection, statement, key)
+            return self._rows(connection, statement, operation.key)
         except TableError as error:
             return error
         except (sqlite3.Error, sqlite3.Warning) as error:

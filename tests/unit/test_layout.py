@@ -24,7 +24,16 @@ MAY_IMPORT = {
     "workers": {"config", "listeners", "memcache", "reloading", "service", "tables"},
     "commands": {"config", "memcache", "policies", "protocols", "service", "tables"},
 }
-FOR_ALL = {"asker", "busy_poll", "clock", "errors", "pipelined_command", "pipelined_connection", "prompt_writer"}
+FOR_ALL = {
+    "asker",
+    "busy_poll",
+    "clock",
+    "errors",
+    "log_limit",
+    "pipelined_command",
+    "pipelined_connection",
+    "prompt_writer",
+}
 
 
 def imports(module: str) -> Iterator[tuple[str, bool]]:

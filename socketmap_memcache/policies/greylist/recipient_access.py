@@ -18,9 +18,9 @@ from twisted.logger import Logger
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, excerpt, split_list, strip_braces
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings
-from socketmap_memcache.policies.log_limit import LogLimit
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
 from socketmap_memcache.tables.registry import TableContext

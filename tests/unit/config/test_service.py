@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.config.parameters import Parameters
@@ -66,6 +68,18 @@ class FileTests(ServiceConfigTests):
         }
         again = self.load(tables, *(f"{name}={value}" for name, value in said.items()))
         assert again.listen_parameters() == said
+
+    def test_close(self) -> None:
+        """All tables are closed, also when one of them fails to, and the log says which."""
+        config = self.load("tables = a=static:x,b=static:y,c=static:z\n")
+        closed: list[str] = []
+        for name, table in config.tables.items():
+            self.patch(table, "close", partial(closed.append, name) if name != "b" else lambda: 1 / 0)
+        with capturedLogs() as events:
+            config.close()
+        assert closed == ["a", "c"]
+        assert [event["log_format"].format(**event) for event in events] == ["map b could not be closed"]
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_shared_twice(self) -> None:
         """Workers cannot have the same address for two purposes, not even where reuse_port would let them."""

@@ -10,12 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.errors import TemporaryError
+from socketmap_memcache.log_limit import LOG_INTERVAL
 from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.interface import IBatchCache, ICache, ILeaseCache, IMember, Leased, Limits
 from socketmap_memcache.memcache.memory import MemoryCache
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.signature import HEADER_SIZE, Signature
-from socketmap_memcache.memcache.signed import LOG_INTERVAL, SignedCache
+from socketmap_memcache.memcache.signed import SignedCache
 from socketmap_memcache.memcache.signing_keys import SigningKey
 
 from .held_cache import HeldCache, HeldPool

@@ -183,6 +183,31 @@ def test_no_name(pki: Pki) -> None:
     assert "it is not for mc.example (but for no name)" in refused(pki, pki.security(), shown=pki.nameless)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param("DER:30:02:A3:00", id="a name of a kind that nobody uses (x400Address)"),
+        pytest.param("DER:30:06:A5:04:A1:02:13:00", id="another one (ediPartyName)"),
+        pytest.param("DER:30:04:87:02:C0:00", id="an address of two bytes"),
+        pytest.param("DER:30:03:86:01:FF", id="a URI that is no text"),
+    ],
+)
+def test_malformed_names(pki: Pki, names: str) -> None:
+    """A certificate whose names cannot be read is not accepted, and the reason says so."""
+    shown = pki.ca.issue("malformed", names)
+    for host in ("mc.example", "192.0.2.1"):
+        reason = refused(pki, pki.security(), host, shown=shown)
+        text = f"certificate verify failed: the names (subjectAltName) in the certificate of {host} cannot be read ("
+        assert reason.startswith(text)
+
+
+def test_names_of_no_use(pki: Pki) -> None:
+    """Names of which none can be compared are shown; a list without any is no name."""
+    for names, shown in (("DER:30:00", "no name"), ("DER:30:02:82:00", "''"), ("DNS:*.*.example", r"'*.*.example'")):
+        reason = refused(pki, pki.security(), shown=pki.ca.issue("useless", names))
+        assert reason == f"certificate verify failed: it is not for mc.example (but for {shown})."
+
+
 def test_expired(pki: Pki) -> None:
     """A certificate that has expired is not accepted."""
     assert refused(pki, pki.security(), shown=pki.expired) == "certificate verify failed: it has expired."
@@ -281,7 +306,7 @@ def test_closed_after_handshake(pki: Pki) -> None:
 def test_no_certificate(pki: Pki) -> None:
     """A server without a certificate, should there ever be one, is not accepted."""
     connection = attrs.make_class("Anonymous", {"get_peer_certificate": attrs.field()})(lambda **_: None)
-    with pytest.raises(ValueError, match="it is not for mc.example"):
+    with pytest.raises(ValueError, match="mc.example has shown no certificate"):
         tls.ServerVerification.make(pki.security(), "mc.example").verify(connection)
 
 

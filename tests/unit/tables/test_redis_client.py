@@ -171,12 +171,12 @@ class TestClient(RedisClientTests):
         self.error(second, LookupTimeout)
         assert self.redis.attempts == []
         assert self.clock.getDelayedCalls() == []
-        assert len([line for line in self.logged if "more since the last" in line]) == 1
+        assert len([line for line in self.logged if line.startswith("{error}")]) == 1
         self.clock.advance(60)
         self.connected().send(b"unasked")
         self.get()
         self.redis.accept().lose()
-        assert len([line for line in self.logged if "more since the last" in line]) == 2
+        assert len([line for line in self.logged if line.startswith("{error}")]) == 2
 
     def test_no_connection_in_time(self) -> None:
         """Whoever waits for a connection fails at the time limit."""
@@ -272,6 +272,18 @@ class TestClient(RedisClientTests):
         self.clock.advance(0)
         peer.answer(GET=bulk(b"v"))
         assert self.successResultOf(answer) == b"v"
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+    def test_unforeseen_reply(self) -> None:
+        """Whoever asked for what cannot be understood, in a way that was not foreseen, hears of a failure."""
+        peer = self.connected()
+        answers: list[Deferred[Any]] = [Deferred(), Deferred()]
+        for answer, meaning in zip(answers, (lambda _: 1 / 0, redis_command.value), strict=True):
+            self.client.send(redis_command.Command(b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", meaning, FIRING, answer))
+        self.clock.advance(0)
+        peer.answer(GET=bulk(b"v"))
+        assert self.error(answers[0]) == "redis s: internal error, see the log"
+        assert self.successResultOf(answers[1]) == b"v"
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     def test_writes_after_the_end(self) -> None:

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -11,13 +12,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from socketmap_memcache.errors import ConfigurationError, PermanentError, TableError, TemporaryError
+from socketmap_memcache.errors import ConfigurationError, LookupTimeout, PermanentError, TableError, TemporaryError
 from socketmap_memcache.tables import registry
 from socketmap_memcache.tables import sqlite as sqlite_tables
 from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.query_format import QueryFormat, parse_query, parse_result, unquoted
 from socketmap_memcache.tables.query_table import QueryTable
-from socketmap_memcache.tables.store_table import StoreTable
+from socketmap_memcache.tables.store_table import STORE_TIMEOUT, StoreTable
 
 from .store_reactor import StoreReactor
 
@@ -336,6 +337,29 @@ class TestOpen:
             with pytest.raises(TemporaryError, match="locked"):
                 site.lookup(table, b"a")
         assert site.lookup(table, b"a") == b"1"
+
+
+class TestWithoutEnd:
+    def test_stopped(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A query without end, with many rows or one, is stopped when its time is over; then others are done."""
+        begun = Event()
+        statement = sqlite_tables.SqliteStore.statement
+
+        def noting(store: sqlite_tables.SqliteStore, key: bytes) -> str:
+            begun.set()
+            return statement(store, key)
+
+        numbers = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE '%s' <> 'short')"
+        for end in ("WHERE x = 1", ""):
+            table = site.open(f"query = {numbers} SELECT x FROM c {end}\n")  # noqa: S608
+            monkeypatch.setattr(sqlite_tables.SqliteStore, "statement", noting)
+            begun.clear()
+            endless = table.lookup(b"endless")
+            assert begun.wait(20)
+            site.reactor.advance(STORE_TIMEOUT)
+            with pytest.raises(LookupTimeout):
+                site.reactor.result(endless)
+            assert site.lookup(table, b"short") == b"1"
 
 
 class TestFile:

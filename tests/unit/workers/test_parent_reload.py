@@ -152,6 +152,21 @@ class TestReload(ParentTests):
         self.successResultOf(self.stop(service))
         assert not self.reactor.getDelayedCalls()
 
+    def test_missing_while_refused(self) -> None:
+        """A reload that is refused changes nothing for one that waits to be replaced, again and again."""
+        service = self.start("1")
+        self.configure("1", more="tables = t=nonsense:1\n")
+        self.running()[0].end(status=1)
+        self.reload()
+        assert self.running() == []
+        for pause in (FIRST_PAUSE, 2 * FIRST_PAUSE):
+            self.reactor.advance(pause)
+            self.running()[0].end(status=1)
+        self.configure("1")
+        self.reactor.advance(4 * FIRST_PAUSE)
+        assert len(self.running()) == 1
+        self.successResultOf(self.stop(service))
+
     def test_fewer_while_one_is_missing(self) -> None:
         """A worker that was to be replaced is not, when it is one too many now."""
         service = self.start()

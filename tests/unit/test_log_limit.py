@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from twisted.internet.task import Clock
 
-from socketmap_memcache.policies.log_limit import LogLimit
+from socketmap_memcache.log_limit import LogLimit
 
 
 def test_limit() -> None:
