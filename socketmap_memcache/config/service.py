@@ -33,7 +33,7 @@ DEFAULT_PATH = "/etc/socketmap-memcache/main.cf"
 
 #: Every parameter but those of policies, with its default as it would be written in the file.
 DEFAULTS = {
-    "busy_poll": "50",
+    "busy_poll": "100",
     "client_idle_timeout": "310s",
     "client_limit": str(CLIENT_LIMIT),
     "policies": "",
@@ -203,7 +203,7 @@ def worker_count(path: str, overrides: Sequence[str]) -> int:
 
 def _busy_poll(parameters: Parameters) -> float:
     """Give the seconds; none where the others, for whom it waits, would have to wait for the only processor."""
-    microseconds = parameters.integer("busy_poll", 50, minimum=0, maximum=_LONGEST_BUSY_POLL)
+    microseconds = parameters.integer("busy_poll", 100, minimum=0, maximum=_LONGEST_BUSY_POLL)
     return microseconds / 1e6 if _processors() > 1 else 0.0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
+from typing import TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, fail
@@ -39,16 +40,21 @@ KINDS = {
 
 
 @attrs.frozen
-class Candidate:
-    """A key to try.
+class Name:
+    """The local part of an address.
 
-    :ivar user: the local part, without quotes, that the key has or is; where the key is only a domain, nothing.
-    :ivar extension: the part of the asked address that this key lacks, delimiter included, or nothing.
+    :ivar local: without quotes.
+    :ivar external: in quotes, if it needs them.
+    :ivar extension: the part of the asked address that has been taken off it, delimiter included, or nothing.
     """
 
-    key: bytes
-    user: bytes = b""
+    local: bytes
+    external: bytes
     extension: bytes = b""
+
+
+#: Keys to try, that which counts most first, each with the local part that it has or is; ``None`` if it has none.
+Candidates: TypeAlias = "dict[bytes, Name | None]"
 
 
 @attrs.frozen
@@ -74,63 +80,58 @@ class PartialKeys:
         if self.local_domains is not None:
             self.local_domains.close()
 
-    def candidates(self, key: bytes, is_local: bool) -> list[Candidate]:
-        """Give the keys to try, the one that counts most first, each once.
+    def candidates(self, key: bytes, is_local: bool) -> Candidates:
+        """Give the keys to try.
 
         :param key: as Postfix asks for it: any bytes.
         :param is_local: whether the key's domain is in ``local_domains``.
         """
+        found: Candidates = {}
         if self.kind in {"client", "domain"}:
-            found = self._hosts(key)
+            found.update(dict.fromkeys(self._hosts(key)))
         elif self.kind == "address":
-            found = self._addresses(key, is_local)
+            self._add_addresses(found, key, is_local)
         else:
-            found = self._addresses_and_domains(key)
-        unique: dict[bytes, Candidate] = {}
-        for candidate in found:
-            if candidate.key:  # Postfix asks for no empty key
-                unique.setdefault(candidate.key, candidate)
-        return list(unique.values())
+            self._add_addresses_and_domains(found, key)
+        found.pop(b"", None)  # Postfix asks for no empty key
+        return found
 
-    def _hosts(self, key: bytes) -> Iterable[Candidate]:
+    def _hosts(self, key: bytes) -> Iterable[bytes]:
         if not _is_host_address(key):
-            return map(Candidate, self._domains(key))
+            return self._domains(key)
         # The address of a host has networks, but no parent domains.
-        return self._networks(key) if self.kind == "client" else [Candidate(key)]
+        return self._networks(key) if self.kind == "client" else [key]
 
-    def _addresses(self, key: bytes, is_local: bool) -> Iterator[Candidate]:
+    def _add_addresses(self, found: Candidates, key: bytes, is_local: bool) -> None:
         names, domain = self._names(key)
         # In canonical and virtual tables Postfix looks for addresses in quotes only, in others also for those without.
         # Those it asks for in a second query, and they are the keys that should have quotes and have none.
-        forms = _Name.quoted if key == names[0].external + domain else _Name.forms
-        for name in names:
-            yield from forms(name, domain)
+        unquoted = key != names[0].external + domain
+        _add_names(found, names, domain, unquoted)
         if is_local:
-            for name in names:
-                yield from forms(name, b"")
-        yield Candidate(domain)
+            _add_names(found, names, b"", unquoted)
+        found.setdefault(domain)
 
-    def _addresses_and_domains(self, key: bytes) -> Iterator[Candidate]:
+    def _add_addresses_and_domains(self, found: Candidates, key: bytes) -> None:
         names, domain = self._names(key)
         if not domain:
             # "*" of transport(5), "<>" for the sender of bounces: those are asked for as they are.
-            yield Candidate(key)
+            found[key] = None
             return
-        for name in names:
-            yield from name.forms(domain)
-        yield from map(Candidate, self._domains(domain[1:]))
+        _add_names(found, names, domain, unquoted=True)
+        for parent in self._domains(domain[1:]):
+            found.setdefault(parent)
         if self.kind == "access":
-            for name in names:
-                yield from name.forms(b"@")
+            _add_names(found, names, b"@", unquoted=True)
 
-    def _names(self, address: bytes) -> tuple[Sequence[_Name], bytes]:
+    def _names(self, address: bytes) -> tuple[Sequence[Name], bytes]:
         """Give the local part, also without its extension if it has one, and the domain with its ``@``."""
         local, at, domain = address.rpartition(b"@")
         whole = unquote(local if at else domain)
         user, extension = split_extension(whole, self.delimiters)
-        names = [_Name(whole, quote(whole), b"")]
+        names = [Name(whole, quote(whole))]
         if extension:
-            names.append(_Name(user, quote(user), extension))
+            names.append(Name(user, quote(user), extension))
         return names, at + domain if at else b""
 
     def _domains(self, domain: bytes) -> Iterator[bytes]:
@@ -142,46 +143,38 @@ class PartialKeys:
             domain = domain[dot + 1 :] if self.subdomains_match else domain[dot:]
 
     @staticmethod
-    def _networks(address: bytes) -> Iterator[Candidate]:
+    def _networks(address: bytes) -> Iterator[bytes]:
         delimiter = b":" if b":" in address else b"."
         while address:
-            yield Candidate(address)
+            yield address
             address = address.rpartition(delimiter)[0]
 
-    def value(self, value: bytes, candidate: Candidate) -> bytes:
+    def value(self, value: bytes, name: Name | None) -> bytes:
         """Give the value as Postfix would have made it, had it tried the keys itself.
 
         What was asked for had an extension, and the key that was found has not: Postfix cannot know that.
+
+        :param name: that of the candidate that was found.
         """
-        if self.kind != "address" or not candidate.extension:
+        if self.kind != "address" or name is None or not name.extension:
             return value
         if value.startswith(b"@"):
             # "The same user in another domain". Postfix would take the extension for part of the user.
-            user, _, domain = (candidate.user + value).rpartition(b"@")
+            user, _, domain = (name.local + value).rpartition(b"@")
             value = quote(user) + b"@" + domain
-        return add_extension(value, candidate.extension) if self.propagate else value
+        return add_extension(value, name.extension) if self.propagate else value
 
 
-@attrs.frozen
-class _Name:
-    """The local part of an address, without and with quotes, and the extension that has been taken off it."""
+def _add_names(found: Candidates, names: Iterable[Name], domain: bytes, unquoted: bool) -> None:
+    """Add addresses, those in quotes first, which is the order of Postfix.
 
-    local: bytes
-    external: bytes
-    extension: bytes
-
-    def quoted(self, domain: bytes) -> Iterator[Candidate]:
-        """Give the address with quotes, if it needs them.
-
-        :param domain: with its ``@``; or empty.
-        """
-        yield Candidate(self.external + domain, self.local, self.extension)
-
-    def forms(self, domain: bytes) -> Iterator[Candidate]:
-        """Give the address with quotes, and without, which is the order of Postfix."""
-        yield Candidate(self.external + domain, self.local, self.extension)
-        if self.local != self.external:
-            yield Candidate(self.local + domain, self.local, self.extension)
+    :param domain: with its ``@``; or empty.
+    :param unquoted: whether to add those without quotes, too.
+    """
+    for name in names:
+        found.setdefault(name.external + domain, name)
+        if unquoted:
+            found.setdefault(name.local + domain, name)
 
 
 def _is_host_address(name: bytes) -> bool:
@@ -224,11 +217,14 @@ class PartialKeysTable:
 
     def _lookup(self, is_local: bool, key: bytes) -> Deferred[bytes | None]:
         candidates = self._partial_keys.candidates(key, is_local)
-        found = lookup_first(self._table, [candidate.key for candidate in candidates])
-        return found.addCallback(self._found, candidates)
+        keys = list(candidates)
+        return lookup_first(self._table, keys).addCallback(self._found, keys, candidates)
 
-    def _found(self, found: tuple[int, bytes] | None, candidates: Sequence[Candidate]) -> bytes | None:
-        return None if found is None else self._partial_keys.value(found[1], candidates[found[0]])
+    def _found(self, found: tuple[int, bytes] | None, keys: Sequence[bytes], candidates: Candidates) -> bytes | None:
+        if found is None:
+            return None
+        place, value = found
+        return self._partial_keys.value(value, candidates[keys[place]])
 
     def update(self, key: bytes, value: bytes, ttl: int | None = None) -> Deferred[bool]:
         """See :class:`ITable`."""

@@ -116,7 +116,7 @@ class FileTests(ServiceConfigTests):
     def test_busy_poll(self) -> None:
         """The process stays awake for some microseconds, but not where that would take the only processor."""
         for processors, text, seconds in (
-            ({0, 1}, "", 50e-6),
+            ({0, 1}, "", 100e-6),
             ({0, 1}, "busy_poll = 1000\n", 0.001),
             ({0, 1}, "busy_poll = 0\n", 0),
             ({1}, "", 0),

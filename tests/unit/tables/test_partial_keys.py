@@ -20,7 +20,7 @@ from tests.unit.tables.fakes import FakeTable, answer
 
 def keys(kind: str, key: bytes, is_local: bool = False, delimiters: bytes = b"+", **options: Any) -> list[bytes]:
     partial_keys = PartialKeys(kind, delimiters, subdomains_match=options.pop("subdomains_match", KINDS[kind]))
-    return [candidate.key for candidate in partial_keys.candidates(key, is_local)]
+    return list(partial_keys.candidates(key, is_local))
 
 
 class TestAddress:
@@ -175,20 +175,19 @@ def test_total(kind: str, key: bytes, is_local: bool, subdomains_match: bool, de
     """Any bytes give keys, no empty one and none twice; a plain key comes first."""
     partial_keys = PartialKeys(kind, delimiters, subdomains_match=subdomains_match)
     candidates = partial_keys.candidates(key, is_local)
-    found = [candidate.key for candidate in candidates]
+    found = list(candidates)
     assert b"" not in found
     assert len(set(found)) == len(found)
     if key.isalnum():
         assert found[0] == key
-    for candidate in candidates:
-        partial_keys.value(key, candidate)
+    for name in candidates.values():
+        partial_keys.value(key, name)
 
 
 def value(key: bytes, found: bytes, value: bytes, **options: Any) -> bytes:
     """Give what a key is answered when a partial key of it has a value."""
     partial_keys = PartialKeys(options.pop("kind", "address"), b"+", **options)
-    (candidate,) = (one for one in partial_keys.candidates(key, True) if one.key == found)
-    return partial_keys.value(value, candidate)
+    return partial_keys.value(value, partial_keys.candidates(key, True)[found])
 
 
 def test_long_key() -> None:
