@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
 from socketmap_memcache.tables.interface import IBatchTable, ITable
 
+#: :meth:`IBatchTable.lookup_first`, of any table.
+LookupFirst: TypeAlias = "Callable[[Sequence[bytes]], Deferred[tuple[int, bytes] | None]]"
 
-def lookup_first(table: ITable, keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
-    """Look up all keys at the same time; see :class:`IBatchTable`, which a table may provide to do it better."""
+
+def lookup_first(table: ITable) -> LookupFirst:
+    """Give the way to look up several keys at the same time that takes the least time."""
     if IBatchTable.providedBy(table):
-        return table.lookup_first(keys)
-    return DeferredList([table.lookup(key) for key in keys], consumeErrors=True).addCallback(first_of)
+        return cast(LookupFirst, table.lookup_first)
+
+    def lookup_all(keys: Sequence[bytes]) -> Deferred[tuple[int, bytes] | None]:
+        return DeferredList([table.lookup(key) for key in keys], consumeErrors=True).addCallback(first_of)
+
+    return lookup_all
 
 
 def first_of(answers: list[tuple[bool, Any]]) -> tuple[int, bytes] | Failure | None:

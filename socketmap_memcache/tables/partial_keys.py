@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import attrs
 from twisted.internet.defer import Deferred, fail
@@ -39,8 +39,7 @@ KINDS = {
 }
 
 
-@attrs.frozen
-class Name:
+class Name(NamedTuple):
     """The local part of an address.
 
     :ivar local: without quotes.
@@ -197,6 +196,7 @@ class PartialKeysTable:
         """Make a table that closes the other one, and the list of local domains."""
         self.name = table.name
         self._table = table
+        self._lookup_first = lookup_first(table)
         self._partial_keys = partial_keys
         self._under_way = UnderWay(self._let_go)  # counts what waits for the list of local domains
 
@@ -218,7 +218,7 @@ class PartialKeysTable:
     def _lookup(self, is_local: bool, key: bytes) -> Deferred[bytes | None]:
         candidates = self._partial_keys.candidates(key, is_local)
         keys = list(candidates)
-        return lookup_first(self._table, keys).addCallback(self._found, keys, candidates)
+        return self._lookup_first(keys).addCallback(self._found, keys, candidates)
 
     def _found(self, found: tuple[int, bytes] | None, keys: Sequence[bytes], candidates: Candidates) -> bytes | None:
         if found is None:

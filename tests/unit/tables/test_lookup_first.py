@@ -50,13 +50,13 @@ def keys(count: int) -> list[bytes]:
 class LookupFirstTests(SynchronousTestCase):
     def test_batch(self) -> None:
         """A table that can do it better is let do it."""
-        assert self.successResultOf(lookup_first(Batch([]), keys(3))) == (3, b"batch")
+        assert self.successResultOf(lookup_first(Batch([]))(keys(3))) == (3, b"batch")
 
     def test_at_the_same_time(self) -> None:
         """All keys are asked for at once, and the first counts, whichever is answered first."""
         first: Deferred[bytes | None] = Deferred()
         table = Known([first, b"second"])
-        found = lookup_first(table, keys(2))
+        found = lookup_first(table)(keys(2))
         assert table.asked == [b"0", b"1"]
         self.assertNoResult(found)
         first.callback(b"first")
@@ -64,14 +64,14 @@ class LookupFirstTests(SynchronousTestCase):
 
     def test_nothing_asked(self) -> None:
         """Without keys nothing is found."""
-        assert self.successResultOf(lookup_first(Known([]), [])) is None
+        assert self.successResultOf(lookup_first(Known([]))([])) is None
 
 
 @given(st.lists(st.sampled_from([b"", b"v", None, DOWN]), max_size=6))
 def test_first_counts(answers: list[bytes | Exception | None]) -> None:
     """A failure before the first found is a failure, one after it is none; what is empty is found."""
     results: list[object] = []
-    lookup_first(Known(answers), keys(len(answers))).addBoth(results.append)
+    lookup_first(Known(answers))(keys(len(answers))).addBoth(results.append)
     place = next((place for place, known in enumerate(answers) if known is not None), None)
     if place is None:
         assert results == [None]
