@@ -26,9 +26,13 @@ class BusyPoll:
         self._until = 0.0  # by perf_counter; 0 when it may sleep
 
     def use(self, reactor: Any) -> None:
-        """Look after a reactor of Twisted's: it asks its method ``timeout`` in each turn how long it may sleep."""
-        self._sleep_time = reactor.timeout
-        reactor.timeout = self.timeout
+        """Look after a reactor of Twisted's: it asks its method ``timeout`` in each turn how long it may sleep.
+
+        Idempotent.
+        """
+        if reactor.timeout != self.timeout:
+            self._sleep_time = reactor.timeout
+            reactor.timeout = self.timeout
 
     def timeout(self) -> float | None:
         """Give the seconds that the reactor may sleep; ``None`` for as long as nothing happens."""

@@ -50,6 +50,14 @@ def test_awake(poll: BusyPoll) -> None:
     assert [sleep_time(reactor, now) for now in (10.45, 10.9, 11, 10.9)] == [0, 0, 3, 3]
 
 
+def test_twice(poll: BusyPoll) -> None:
+    """To look after the same reactor again changes nothing."""
+    reactor = Reactor()
+    poll.use(reactor)
+    poll.use(reactor)
+    assert sleep_time(reactor, 10) == 3
+
+
 def test_off(poll: BusyPoll) -> None:
     """Without a time the reactor sleeps at once, and what came before the time was set has no sequel."""
     reactor = Reactor()
