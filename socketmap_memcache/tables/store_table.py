@@ -120,6 +120,7 @@ class StoreTable:
     def close(self) -> None:
         """See :class:`ITable`. The thread closes the store, after the operations that are under way."""
         if not self._closed:
+            self._hand_over()
             with self._wake:
                 self._closed = True
                 self._wake.notify()

@@ -384,6 +384,15 @@ class TestClose(StoreTableTests):
         assert self.store.closed.wait(PATIENCE)
         assert self.clock.getDelayedCalls() == []
 
+    def test_same_turn(self) -> None:
+        """Operations of the turn in which the table is closed get their answers."""
+        self.result(self.table.lookup(b"k"))
+        with WRITES_TOGETHER:
+            answer = self.table.update(b"k", b"v")
+            self.table.close()
+            assert self.store.closed.wait(PATIENCE)
+        assert self.result(answer) is True
+
     def test_nothing_to_do(self) -> None:
         """The store is closed without having been asked what nobody waits for any more."""
         self.hang()
