@@ -195,14 +195,8 @@ def learn(service: Service) -> None:
     """Make the triplets known."""
     with PolicyClient(service.policy_addresses[0]) as client:
         assert b"DUNNO" not in client.ask_all(TRIPLETS)
-        wait_until(lambda: client.ask(TRIPLETS[-1])[:5] != b"DEFER", "the delay is over")
-    use(service)
-
-
-def use(service: Service) -> None:
-    """Ask for the triplets, which are known."""
-    with PolicyClient(service.policy_addresses[0]) as client:
-        assert b"DEFER" not in {answer[:5] for answer in client.ask_all(TRIPLETS)}
+        # More than once, where the machine was too slow for a server's time limit, and one without a backup missed it.
+        wait_until(lambda: b"DEFER" not in {answer[:5] for answer in client.ask_all(TRIPLETS)}, "all are known")
 
 
 @pytest.fixture(scope="module")
