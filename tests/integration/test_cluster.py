@@ -199,6 +199,12 @@ def learn(service: Service) -> None:
         wait_until(lambda: b"DEFER" not in {answer[:5] for answer in client.ask_all(TRIPLETS)}, "all are known")
 
 
+def use(service: Service) -> None:
+    """Ask for the triplets, which are known."""
+    with PolicyClient(service.policy_addresses[0]) as client:
+        assert b"DEFER" not in {answer[:5] for answer in client.ask_all(TRIPLETS)}
+
+
 @pytest.fixture(scope="module")
 def scenario() -> Iterator[Scenario]:
     """All rules go through it at the same time, each with its own service."""
