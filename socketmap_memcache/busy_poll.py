@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import Any
 
 
@@ -17,13 +16,13 @@ class BusyPoll:
     :ivar heard: is set by whoever has read something that may have a sequel, and unset by whoever lets a thread work.
     """
 
-    __slots__ = ("_sleep_time", "_until", "heard", "seconds")
+    __slots__ = ("_now", "_sleep_time", "_until", "heard", "seconds")
 
     def __init__(self) -> None:
         """Begin without a reactor."""
         self.seconds = 0.0
         self.heard = False
-        self._until = 0.0  # by perf_counter; 0 when it may sleep
+        self._until = 0.0  # in reactor seconds; 0 when it may sleep
 
     def use(self, reactor: Any) -> None:
         """Look after a reactor of Twisted's: it asks its method ``timeout`` in each turn how long it may sleep.
@@ -31,6 +30,7 @@ class BusyPoll:
         Idempotent.
         """
         if reactor.timeout != self.timeout:
+            self._now = reactor.seconds
             self._sleep_time = reactor.timeout
             reactor.timeout = self.timeout
 
@@ -39,10 +39,10 @@ class BusyPoll:
         if self.heard:
             self.heard = False
             if self.seconds:
-                self._until = perf_counter() + self.seconds
+                self._until = self._now() + self.seconds
                 return 0.0
         elif self._until:
-            if perf_counter() < self._until:
+            if 0 < self._until - self._now() <= self.seconds:  # more where the clock has been set back
                 return 0.0
             self._until = 0.0
         sleep_time: float | None = self._sleep_time()

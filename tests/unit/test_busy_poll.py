@@ -8,7 +8,6 @@ import pytest
 from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock
 
-from socketmap_memcache import busy_poll
 from socketmap_memcache.busy_poll import BUSY_POLL, BusyPoll
 from socketmap_memcache.listeners.client_poll import ClientPoll
 from socketmap_memcache.pipelined_connection import PipelinedConnection
@@ -16,6 +15,12 @@ from socketmap_memcache.pipelined_connection import PipelinedConnection
 
 class Reactor:
     """May sleep for 3 seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
 
     def timeout(self) -> float | None:
         return 3.0
@@ -29,8 +34,8 @@ def poll() -> BusyPoll:
 
 
 def sleep_time(reactor: Reactor, now: float) -> float | None:
-    with patch.object(busy_poll, "perf_counter", lambda: now):
-        return reactor.timeout()
+    reactor.now = now
+    return reactor.timeout()
 
 
 def test_quiet(poll: BusyPoll) -> None:
@@ -48,6 +53,14 @@ def test_awake(poll: BusyPoll) -> None:
     assert [sleep_time(reactor, now) for now in (10, 10.4)] == [0, 0]
     poll.heard = True
     assert [sleep_time(reactor, now) for now in (10.45, 10.9, 11, 10.9)] == [0, 0, 3, 3]
+
+
+def test_set_back(poll: BusyPoll) -> None:
+    """A clock that is set back, of a reactor whose clock may be, does not keep the process awake until it is over."""
+    reactor = Reactor()
+    poll.use(reactor)
+    poll.heard = True
+    assert [sleep_time(reactor, now) for now in (10_000, 10)] == [0, 3]
 
 
 def test_twice(poll: BusyPoll) -> None:
