@@ -131,6 +131,21 @@ def processor_time(service: Service) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+class TestProcessor:
+    def test_busy_poll(self) -> None:
+        """A process that stays awake for a moment sleeps after it, though its client stays connected."""
+        with (
+            scratch_directory() as directory,
+            running(directory, "busy_poll = 1000\n") as service,
+            SocketmapClient(service.addresses[0]) as client,
+        ):
+            assert client.ask("t", b"key") == b"OK value"
+            used = processor_time(service)
+            time.sleep(1)
+            assert processor_time(service) - used < 0.3
+            assert client.ask("t", b"key") == b"OK value"
+
+
 class TestMemory:
     def test_idle_clients(self, shared: Service) -> None:
         """An idle client takes less than 6 kB."""
