@@ -93,6 +93,7 @@ class LmdbStore:
         self._clock = clock
         self._file = acquire(path, create)
         self._attached = True
+        self._nul = b""  # what follows keys and values, in the transaction under way
         self._ended: list[bytes] = []  # keys of entries that a walk has come across
         self._do = {
             Kind.LOOKUP: self._lookup,
@@ -128,6 +129,8 @@ class LmdbStore:
 
     def _transact(self, operations: Sequence[Operation], write: bool) -> Sequence[object]:
         def work(transaction: Transaction) -> list[object]:
+            if write:
+                self._nul = _usual_form(transaction)
             # There may have been a wait for the lock. An update that nobody waits for any more is not made.
             results: list[object] = [
                 None if each.given_up else self._do[each.kind](transaction, each) for each in operations
@@ -163,7 +166,7 @@ class LmdbStore:
         return None
 
     def _update(self, transaction: Transaction, operation: Operation) -> bool | TableError:
-        nul = _usual_form(transaction)
+        nul = self._nul
         key = operation.key + nul
         if len(key) > KEY_LIMIT:
             limit = KEY_LIMIT - len(nul)
