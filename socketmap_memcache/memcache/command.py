@@ -111,18 +111,14 @@ class Get(Command):
     def succeed(self, result: Any) -> None:
         if self._under_way.get(self.key) is self:
             del self._under_way[self.key]
-        # As in Command, but not by it: this is done for each look-up.
-        try:
+        try:  # as in Command, but not by it: this is done for each look-up
             self.asker.answered(result, self.token)
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 (the server and all others have nothing to do with it)
             self._log.failure(_UNFORESEEN)
-        if self._others is None:
-            return
-        for asker, token in self._others:
-            try:
-                asker.answered(result, token)
-            except Exception:  # noqa: BLE001
-                self._log.failure(_UNFORESEEN)
+        if self._others is not None:
+            for asker, token in self._others:
+                self.asker, self.token = asker, token
+                super().succeed(result)
 
     def fail(self, error: TableError) -> None:
         if self._under_way.get(self.key) is self:
