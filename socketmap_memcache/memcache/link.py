@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from socketmap_memcache.asker import FIRING
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
-from socketmap_memcache.memcache.command import Command, Get
+from socketmap_memcache.memcache.command import Command, Delete
 from socketmap_memcache.memcache.connection import MemcacheConnection
 from socketmap_memcache.memcache.interface import Limits
 
@@ -27,7 +27,8 @@ from socketmap_memcache.memcache.interface import Limits
 FIRST_PROBE = 0.1
 LAST_PROBE = 1.0
 
-#: The key that a probe asks for. It need not exist, and a proxy takes it, too.
+#: The key that a probe deletes. It need not exist, and a proxy takes it, too. Should a server that is out of step give
+#: the same answer once more, to the look-up that comes next, nobody takes it for "not found", as that to a ``get``.
 PROBE_KEY = b"socketmap-memcache-probe"
 
 
@@ -209,12 +210,8 @@ class Link:
         self._probe_timeout = self.timeout / 2 if self.state is State.SUSPECT else self.timeout
         self._timer = self._reactor.callLater(self._probe_timeout, self._probe_unanswered)
         answer: Deferred[Any] = Deferred()
-        answer.addCallback(self._probe_answered)
-        connection.send(Get(PROBE_KEY, Limits(), {}, FIRING, answer))
-
-    def _probe_answered(self, _: object) -> None:
-        if self._probed is not None:  # else the connection was lost with a value that has no END: that has been told
-            self._happen(_Event.ANSWERED)
+        answer.addCallback(lambda _: self._happen(_Event.ANSWERED))
+        connection.send(Delete(PROBE_KEY, Limits(), FIRING, answer))
 
     def _probe_unanswered(self) -> None:
         self._timer = None

@@ -66,7 +66,7 @@ class ScriptedMemcached(ThreadedServer):
                 elif words[0] == b"mg":
                     client.sendall(b"ERROR\r\n")
                 elif words[1] == PROBE_KEY:
-                    client.sendall(b"END\r\n")
+                    client.sendall(b"NOT_FOUND\r\n")
                 else:
                     self.gets.append(words[1])
                     if not self._script(Get(words[1], number, client, self._closing)):

@@ -18,7 +18,7 @@ from socketmap_memcache.memcache.connection import MemcacheConnection
 from socketmap_memcache.memcache.link import PROBE_KEY
 
 #: What a client sends first to a server that it does not trust.
-PROBE = b"get %b\r\n" % PROBE_KEY
+PROBE, PROBE_REPLY = b"delete %b\r\n" % PROBE_KEY, b"NOT_FOUND\r\n"
 
 
 class ScriptedTransport(StringTransport):
@@ -122,7 +122,7 @@ class ScriptedServer:
         """Let the only attempt succeed, and answer the probe that follows."""
         connection = self.accept()
         assert connection.received() == PROBE
-        connection.send(b"END\r\n")
+        connection.send(PROBE_REPLY)
         return connection
 
     def refuse(self, error: Exception | None = None) -> None:

@@ -12,7 +12,7 @@ from socketmap_memcache.memcache.client import PATIENCE, MemcacheClient
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.link import LAST_PROBE
 from tests.unit.logs import texts
-from tests.unit.memcache.scripted import PROBE, gets
+from tests.unit.memcache.scripted import PROBE, PROBE_REPLY, gets
 
 from .client_tests import ClientTests
 
@@ -63,7 +63,7 @@ class TestDown(ClientTests):
             connection = self.server.accept()
             self.assertFailed(self.get(), "is down")
             assert connection.received() == PROBE
-            connection.send(b"END\r\n")
+            connection.send(PROBE_REPLY)
             done = self.get()
             assert connection.received() == gets([b"k"])
             connection.send(b"END\r\n")

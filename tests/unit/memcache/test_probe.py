@@ -7,7 +7,7 @@ from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.memcache.link import FIRST_PROBE, LAST_PROBE, PROBE_KEY
 
 from .client_tests import ClientTests
-from .scripted import ScriptedConnection, value
+from .scripted import PROBE_REPLY, ScriptedConnection, value
 
 ONCE = Limits(timeout=2, max_try=1)
 
@@ -20,6 +20,17 @@ class TestProbe(ClientTests):
             connection.send(b"garbage\r\n")
         else:
             self.clock.advance(ONCE.timeout)
+
+    def test_answered_twice(self) -> None:
+        """A server that is out of step, and answers the next look-up as it did the probe, has not said "not found"."""
+        done = self.get(limits=ONCE)
+        self.server.refuse()
+        self.assertFailed(done, "is down")
+        self.clock.advance(FIRST_PROBE)
+        connection = self.server.accept_probe()
+        done = self.get(limits=ONCE)
+        connection.send(PROBE_REPLY)
+        self.failureResultOf(done, TemporaryError)
 
     def test_value_without_end(self) -> None:
         """A probe is unanswered as long as END is missing, even if there is a value: more probes follow."""
