@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from math import inf
 from typing import Any, ClassVar
 from typing import Protocol as Structure
 
@@ -42,8 +41,8 @@ class Probe(Delete):
     changes = False  # there is nothing to lose
     repeated = False
 
-    def __init__(self, asker: Asker, token: Any) -> None:
-        super().__init__(PROBE_KEY, Limits(timeout=inf, max_try=1), asker, token)
+    def __init__(self, timeout: float, asker: Asker, token: Any) -> None:
+        super().__init__(PROBE_KEY, Limits(timeout=timeout, max_try=1), asker, token)
 
 
 class _Unasked:
@@ -240,7 +239,7 @@ class Link:
         self._timer = self._reactor.callLater(self._probe_timeout, self._probe_unanswered)
         answer: Deferred[Any] = Deferred()
         answer.addCallback(lambda _: self._happen(_Event.ANSWERED))
-        connection.send(Probe(FIRING, answer))
+        connection.send(Probe(self._probe_timeout, FIRING, answer))
 
     def _probe_unanswered(self) -> None:
         self._timer = None
@@ -259,7 +258,7 @@ class Link:
 
     def _open_with(self, connection: MemcacheConnection) -> None:
         """Begin with a probe, whose answer nobody waits for."""
-        probe = Probe(_Unasked(connection), None)
+        probe = Probe(self.timeout, _Unasked(connection), None)
         probe.deadline = self._reactor.seconds() + self.timeout
         with WRITES_TOGETHER:  # with the commands that have waited
             connection.send(probe)
