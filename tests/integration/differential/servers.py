@@ -48,6 +48,9 @@ class _Handler(socketserver.StreamRequestHandler):
                 self.rfile.read(int(words[4]) + 2)
                 self.wfile.write(b"STORED\r\n")
                 continue
+            if words[0] == b"delete":  # only the service's client begins with one
+                self.wfile.write(b"NOT_FOUND\r\n")
+                continue
             answer = self.server.answer(line[4:-2])  # type: ignore[attr-defined]
             self.wfile.write(answer)
             if b"\r\nEND\r\n" not in answer and not answer.startswith((b"END", b"CLIENT_ERROR")):
