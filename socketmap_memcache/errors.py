@@ -35,6 +35,13 @@ class PermanentError(TableError):
     """Only an administrator can help (socketmap: PERM)."""
 
 
+class CannotStart(SystemExit, SocketmapMemcacheError):
+    """The service cannot listen. It ends the process, with its text and no traceback.
+
+    It is an Exception as well, for which twistd removes its pid file, and tells who has started a daemon.
+    """
+
+
 @attrs.frozen
 class Problem:
     """Something wrong in a configuration file.

@@ -11,20 +11,28 @@ LOG_INTERVAL = 60.0
 class LogLimit:
     """Says when to log something that happens again and again: the first time, and then once in a while."""
 
-    def __init__(self, clock: IReactorTime, interval: float = LOG_INTERVAL) -> None:
-        """:param interval: seconds between two lines."""
+    def __init__(self, clock: IReactorTime, interval: float = LOG_INTERVAL, lines: int = 1) -> None:
+        """Have nothing omitted yet.
+
+        :param interval: seconds, from the first line on, in which there are no more than ``lines``.
+        """
         self._clock = clock
         self._interval = interval
+        self._lines = lines
+        self._left = 0
         self._next = clock.seconds()
         self._omitted = 0
 
     def due(self) -> bool:
         """Return whether to log it this time; then ask :meth:`more`, which begins to count again."""
         now = self._clock.seconds()
-        if 0 < self._next - now <= self._interval:  # more than that where the clock has been set back
+        if not 0 < self._next - now <= self._interval:  # more than that where the clock has been set back
+            self._next = now + self._interval
+            self._left = self._lines
+        if not self._left:
             self._omitted += 1
             return False
-        self._next = now + self._interval
+        self._left -= 1
         return True
 
     def more(self) -> str:

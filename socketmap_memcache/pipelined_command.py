@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -46,4 +47,4 @@ class PipelinedCommand:
         answer: Deferred[Any] = Deferred()
         tell(answer, self.asker, self.token)
         self.asker, self.token = FIRING, answer
-        return answer.addBoth(lambda _: None)
+        return answer.addCallbacks(lambda _: None, partial(self._log.failure, "an answer led to an unforeseen error"))

@@ -10,12 +10,13 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from socketmap_memcache.banner import banner
 from socketmap_memcache.config.service import ServiceConfig
-from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.errors import CannotStart, ConfigurationError, Problem
 
 
 class ReloadingService(Service, ABC):
@@ -49,7 +50,10 @@ class ReloadingService(Service, ABC):
 
     @abstractmethod
     def _listen(self) -> None:
-        """Listen where the configuration says."""
+        """Listen where the configuration says.
+
+        :raises CannotListenError: naming the address.
+        """
 
     @abstractmethod
     def _use(self, new: ServiceConfig) -> Deferred[None] | None:
@@ -60,7 +64,7 @@ class ReloadingService(Service, ABC):
     def privilegedStartService(self) -> None:
         """Listen, while the process still may: twistd gives up its privileges after this. From now on SIGHUP reloads.
 
-        :raises CannotListenError: naming the address.
+        :raises CannotStart: naming the address.
         """
         super().privilegedStartService()
         self._begin()
@@ -83,7 +87,10 @@ class ReloadingService(Service, ABC):
         self._listen_parameters = self._config.listen_parameters()
         # First: whoever can connect may also send a signal, which would end a process that does not expect it.
         self._former_handler = signal.signal(signal.SIGHUP, self._hangup)
-        self._listen()
+        try:
+            self._listen()
+        except CannotListenError as error:
+            raise CannotStart(str(error)) from None
 
     def _warn(self, warnings: Iterable[Problem]) -> None:
         for warning in warnings:

@@ -102,9 +102,17 @@ class ServiceConfig:
 
     _log = Logger()
 
+    def listen_addresses(self) -> dict[str, Sequence[ListenAddress]]:
+        """Give, by parameter, the addresses to listen on."""
+        return {
+            "socketmap_listen": self.socketmap_listen,
+            "tcp_table_listen": [address for _, address in self.tcp_table_listen],
+            "policy_listen": self.policy_listen,
+        }
+
     def listening(self) -> list[ListenAddress]:
         """Give all addresses to listen on."""
-        return [*self.socketmap_listen, *(address for _, address in self.tcp_table_listen), *self.policy_listen]
+        return [address for addresses in self.listen_addresses().values() for address in addresses]
 
     def listen_parameters(self) -> dict[str, str]:
         """Give, by parameter, where it is listened, as it would be written in the file."""
@@ -279,16 +287,17 @@ def _address(
 
 
 def _check_sockets(parameters: Parameters, config: ServiceConfig) -> None:
-    """Note addresses that workers cannot share."""
-    if config.workers == 1:
-        return
-    texts = [address.text for address in config.listening()]
-    for text in sorted({text for text in texts if texts.count(text) > 1}):
-        parameters.error("workers", f"workers = {config.workers}: {text!r} is named twice")
-    for address in config.listening():
-        if not isinstance(address, BoundAddress | HandedAddress):
-            text = f"workers = {config.workers}: {address.text!r} cannot be shared; write inet:host:port or unix:/path"
-            parameters.error("workers", text)
+    """Note addresses with two purposes, where clients would get either, and those that workers cannot share."""
+    first: dict[object, str] = {}
+    for name, addresses in config.listen_addresses().items():
+        for address in addresses:
+            place = endpoints.place(address)
+            if place in first:
+                parameters.error(name, f"{name}: {address.text!r} is listened on already, see {first[place]}")
+            first.setdefault(place, name)
+            if config.workers > 1 and not isinstance(address, BoundAddress | HandedAddress):
+                text = f"{address.text!r} cannot be shared; write inet:host:port or unix:/path"
+                parameters.error("workers", f"workers = {config.workers}: {text}")
 
 
 def _tables(parameters: Parameters, context: TableContext) -> dict[str, ITable]:

@@ -201,6 +201,8 @@ class UnixAddress:
             before = os.umask(0o777 & ~self.mode)
             try:
                 listening.bind(self.path)
+            except FileNotFoundError:
+                raise OSError(errno.ENOENT, "its directory does not exist") from None
             finally:
                 os.umask(before)
             os.chown(self.path, self.user, self.group, follow_symlinks=False)
@@ -209,7 +211,7 @@ class UnixAddress:
             if listening.getsockname():  # else the file is not ours
                 self.unbind(listening)
             listening.close()
-            raise CannotListenError(None, self.path, error) from error
+            raise CannotListenError("unix", self.path, error) from error
         return listening
 
     def unbind(self, listening: socket.socket) -> None:
@@ -311,6 +313,18 @@ class HandedAddress:
 BoundAddress = TcpAddress | UnixAddress | SystemdAddress
 
 ListenAddress = BoundAddress | TwistedAddress | HandedAddress
+
+
+def place(address: ListenAddress) -> object:
+    """Give what is the same for all addresses, however they are written, of which only one can be listened on."""
+    match address:
+        case TcpAddress():
+            return address.host, address.port
+        case UnixAddress():
+            return address.path
+        case SystemdAddress():
+            return address.descriptor
+    return address.text
 
 
 def adopt(descriptor: int, reactor: Any, factory: IProtocolFactory) -> IListeningPort:

@@ -9,7 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import LookupTimeout, PermanentError, TableError
-from socketmap_memcache.listeners.stream import Request, RequestReader, StreamConnection, StreamFactory
+from socketmap_memcache.listeners.stream import LOG_LINES, Request, RequestReader, StreamConnection, StreamFactory
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.tables.asked import LookupFor, lookup_for
 from socketmap_memcache.tables.interface import ITable
 
@@ -36,6 +37,8 @@ class Replies(Structure):
 
 class LookupConnection(StreamConnection):
     """A client's connection whose requests are look-ups."""
+
+    factory: LookupFactory
 
     def __init__(self, reader: RequestReader, replies: Replies) -> None:
         """Make a connection that is not connected yet."""
@@ -67,7 +70,10 @@ class LookupConnection(StreamConnection):
         elif isinstance(error, TableError):
             reply = replies.temporary_error(str(error))
         else:
-            self.log.failure("a look-up failed in an unforeseen way; answered TEMP", failure)
+            lines = self.factory.unforeseen_lines
+            if lines.due():
+                text = "a look-up failed in an unforeseen way; answered TEMP{more}"
+                self.log.failure(text, failure, more=lines.more())
             reply = replies.temporary_error("internal error, see the log of socketmap-memcache")
         self.reply(request, reply)
 
@@ -76,11 +82,13 @@ class LookupFactory(StreamFactory):
     """A listener for look-ups.
 
     :ivar lookups: how to ask each map, by name.
+    :ivar unforeseen_lines: keeps a table with a fault from filling the log.
     """
 
     def __init__(self, tables: Mapping[bytes, ITable], reactor: IReactorTime, idle_timeout: float) -> None:
         """Make a listener without connections."""
         super().__init__(reactor, idle_timeout)
+        self.unforeseen_lines = LogLimit(reactor, lines=LOG_LINES)
         self.tables = tables
 
     @property

@@ -24,6 +24,7 @@ from socketmap_memcache.errors import ProtocolError
 from socketmap_memcache.listeners.entrance import Entrance
 from socketmap_memcache.listeners.peer import peer_name
 from socketmap_memcache.listeners.pipelined import Pipelined
+from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER, PromptWriter
 
 #: Clients of all listeners together.
@@ -35,6 +36,9 @@ IN_FLIGHT_LIMIT = 100
 
 #: Requests of one client that are begun before it is the turn of all others.
 SLICE = 100
+
+#: Lines in the log, in a minute, about what goes wrong with the clients of one listener; as many of each kind.
+LOG_LINES = 30
 
 #: An idle client is found at the latest after the idle time and this part of it more.
 _TICKS = 4
@@ -235,7 +239,7 @@ class StreamConnection(Protocol):
         self._ticks += 1
         if self._ticks > _TICKS:
             if self._reader.partial or self._writer.full:
-                self.log.warn("{kind} client {peer}: stalled; closed", kind=self.factory.kind, peer=self.peer())
+                self._complain("stalled; closed", self.factory.stalled_lines)
             self._transport.abortConnection()
 
     def finish(self) -> None:
@@ -246,9 +250,13 @@ class StreamConnection(Protocol):
             self._close_when_answered()
 
     def _close_for(self, error: ProtocolError) -> None:
-        text = "{kind} client {peer}: {error}; connection closed"
-        self.log.warn(text, kind=self.factory.kind, peer=self.peer(), error=error)
+        self._complain(f"{error}; connection closed", self.factory.malformed_lines)
         self.finish()
+
+    def _complain(self, what: str, limit: LogLimit) -> None:
+        if limit.due():
+            text = "{kind} client {peer}: {what}{more}"
+            self.log.warn(text, kind=self.factory.kind, peer=self.peer(), what=what, more=limit.more())
 
     def _close_when_answered(self) -> None:
         if not self._requests:
@@ -267,6 +275,8 @@ class StreamFactory(ServerFactory):
     :ivar reactor: its time.
     :ivar entrance: how many clients there may be, here and at other listeners.
     :ivar pipelined: how many requests there may be, here and at other listeners.
+    :ivar malformed_lines: keeps those who send garbage from filling the log.
+    :ivar stalled_lines: keeps those who stop in the middle of something from filling the log.
     """
 
     kind = "stream"
@@ -281,6 +291,8 @@ class StreamFactory(ServerFactory):
         self.reactor = reactor
         self.entrance = Entrance(reactor, CLIENT_LIMIT)
         self.pipelined = Pipelined()
+        self.malformed_lines = LogLimit(reactor, lines=LOG_LINES)
+        self.stalled_lines = LogLimit(reactor, lines=LOG_LINES)
         self.connections: set[StreamConnection] = set()
         self._drained: Deferred[None] | None = None
         self._idle_timeout = idle_timeout

@@ -269,6 +269,8 @@ class MemcacheClient:
         waiting, self._waiting = self._waiting, []
         for command in waiting:
             connection.send(command)
+        if self._watch is None:  # those who waited have given up: the connection's own first command is left
+            self._expire()
 
     def _lost(self, blamed: list[Command], others: list[Command], error: TemporaryError) -> None:
         self._connection = None

@@ -55,7 +55,7 @@ class _Unasked:
         self._connection.has_answered = False
 
     def failed(self, failure: Failure, token: None) -> None:
-        pass
+        self._connection.has_answered = False
 
 
 class Connect(Structure):
@@ -201,8 +201,8 @@ class Link:
             self._on_failed(command, error)
         elif self._probed is not None:  # an error is an answer: behind a proxy it may be that of one server of many
             self._happen(_Event.ANSWERED)
-        elif self._connection is not None:
-            self._connection.has_answered = False
+        else:
+            command.fail(error)
 
     def _lost(
         self, connection: MemcacheConnection, blamed: list[Command], others: list[Command], error: TemporaryError
@@ -278,10 +278,10 @@ class Link:
         self._stay_down(error)
         self._log.warn(
             "memcached {name} is down: {reason}. Look-ups go to the backup, or fail, until it is back; "
-            "trying every {seconds:g} s or sooner.",
+            "trying every {seconds} s or sooner.",
             name=self.name,
             reason=str(self._down).rstrip("."),
-            seconds=LAST_PROBE,
+            seconds=f"{LAST_PROBE:g}",
         )
         self._on_down(self.refusal())
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from socketmap_memcache.memcache.command import UNFINISHED, Command, CommandRefusedError, unexpected
 from socketmap_memcache.memcache.interface import Limits
 from socketmap_memcache.protocols import memcache
-from socketmap_memcache.protocols.memcache import ReplyReader
+from socketmap_memcache.protocols.memcache import Reply, ReplyReader
 
 #: Keys that are remembered for a server; with more, all that it has is deleted.
 OWED_LIMIT = 100_000
@@ -133,17 +133,18 @@ class DeleteMany(Command):
         limit = self.limits.line_size_limit
         while self._left:
             if not reader.next_is(b"DELETED\r\n", limit) and not reader.next_is(b"NOT_FOUND\r\n", limit):
-                reply = self.read(reader)
-                if reply is None:
-                    return UNFINISHED
-                error = unexpected(reply)
-                if not isinstance(error, CommandRefusedError):
-                    raise error
-                self._refusal = error
+                try:
+                    if super().take(reader) is UNFINISHED:
+                        return UNFINISHED
+                except CommandRefusedError as refusal:
+                    self._refusal = refusal
             self._left -= 1
         if self._refusal is not None:
             raise self._refusal
         return None
+
+    def result(self, reply: Reply) -> object:
+        raise unexpected(reply)
 
 
 class FlushAll(Command):
@@ -156,10 +157,7 @@ class FlushAll(Command):
     def __init__(self, limits: Limits, asker: Any, token: Any) -> None:
         super().__init__(b"", b"flush_all\r\n", limits, asker, token)
 
-    def take(self, reader: ReplyReader) -> object:
-        reply = self.read(reader)
-        if reply is None:
-            return UNFINISHED
+    def result(self, reply: Reply) -> object:
         if reply.status != b"OK":
             raise unexpected(reply)
         return None

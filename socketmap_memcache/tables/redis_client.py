@@ -189,11 +189,11 @@ class RedisClient:
         reason = failure.getErrorMessage()
         if self._state is not _State.DOWN:
             self._log.warn(
-                "{name} is down: {reason}. Operations fail at once until it is back; trying every {seconds:g} s or "
+                "{name} is down: {reason}. Operations fail at once until it is back; trying every {seconds} s or "
                 "sooner.",
                 name=self.name,
                 reason=reason,
-                seconds=self._retry_interval,
+                seconds=f"{self._retry_interval:g}",
             )
         self._down_reason = f"down: {reason}"
         self._state = _State.DOWN

@@ -291,8 +291,8 @@ class RegexpTable(ReadOnlyTable):
         if line not in self._reported:
             self._reported.add(line)
             self._log.warn(
-                "{table}, line {line}: slow: {milliseconds:.0f} ms for one key (logged once a rule)",
+                "{table}, line {line}: slow: {milliseconds} ms for one key (logged once a rule)",
                 table=self.name,
                 line=line,
-                milliseconds=seconds * 1000,
+                milliseconds=round(seconds * 1000),
             )

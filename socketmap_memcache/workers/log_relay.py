@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
-from typing import IO
+from contextlib import suppress
+from threading import RLock
 
 from twisted.logger import (
     FilteringLogObserver,
@@ -12,22 +15,60 @@ from twisted.logger import (
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    eventAsJSON,
     eventFromJSON,
-    jsonFileLogObserver,
 )
 from zope.interface import implementer
 
 #: Bytes of an event, at most; what is longer is left out.
 EVENT_LIMIT = 8 * 1024 * 1024
 
+#: Bytes that a pipe holds until the parent reads them, where that can be set (Linux): the most without privileges.
+PIPE_SIZE = 1024 * 1024
 
-def sending_observer(file: IO[str]) -> ILogObserver:
-    """Give what writes events to a file for :class:`LogReader`; not those that are for debugging only."""
-    write = jsonFileLogObserver(file, recordSeparator="")
+
+class LinePipe:
+    """The writing end of a pipe. It never waits for the reader: lines that do not fit in are left out, and counted."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over a descriptor, which stays the caller's to close."""
+        os.set_blocking(descriptor, False)
+        with suppress(AttributeError, OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._descriptor = descriptor
+        self._rest = b""  # of a line of which a part has been written
+        self._lost = 0
+        self._lock = RLock()  # threads log, too, and the handlers of signals in the midst of it
+
+    def write(self, line: bytes) -> None:
+        """Write a line, if it fits in; and before it, how many did not."""
+        with self._lock:
+            if self._rest:
+                self._rest = self._write(self._rest)
+            if self._rest:
+                self._lost += 1
+                return
+            notice = b"%d lines of the log are lost: it was not read\n" % self._lost if self._lost else b""
+            rest = self._write(notice + line)
+            if len(rest) == len(notice) + len(line):
+                self._lost += 1
+            else:
+                self._rest, self._lost = rest, 0
+
+    def _write(self, data: bytes) -> bytes:
+        """Write what fits in; return the rest."""
+        try:
+            return data[os.write(self._descriptor, data) :]
+        except OSError:  # it is full, or the parent is gone
+            return data
+
+
+def sending_observer(write: Callable[[bytes], object]) -> ILogObserver:
+    """Give what writes events for :class:`LogReader`, a line each; not those that are for debugging only."""
 
     @implementer(ILogObserver)
     def send(event: LogEvent) -> None:
-        write(_with_traceback(event) if "log_failure" in event else event)
+        write(eventAsJSON(_with_traceback(event) if "log_failure" in event else event).encode() + b"\n")
 
     return FilteringLogObserver(send, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)])
 

@@ -21,10 +21,14 @@ from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.reloading import ReloadingService
 from socketmap_memcache.tables.registry import TableContext
 from socketmap_memcache.workers.process import WorkerProcess
+from socketmap_memcache.workers.refuser import Refuser
 
 #: Seconds before a worker that has ended is replaced; they double, up to the last, while workers end soon.
 FIRST_PAUSE = 0.1
 LAST_PAUSE = 30.0
+
+#: Seconds of such a pause for which clients may wait; where no worker comes sooner, they are refused until one serves.
+CLIENTS_PATIENCE = 1.0
 
 #: Seconds of life after which a worker's end is not taken for a fault that the next one will have too.
 SOON = 10.0
@@ -57,6 +61,7 @@ class WorkersService(ReloadingService):
         self._restarts: dict[int, IDelayedCall] = {}
         self._pauses: dict[int, float] = {}
         self._kills: dict[int, IDelayedCall] = {}
+        self._refuser = Refuser(reactor)
         self._ended: Deferred[None] | None = None
 
     def _load(self) -> ServiceConfig:
@@ -104,6 +109,7 @@ class WorkersService(ReloadingService):
             self._worker_ended(worker, f"cannot be started: {error}")
 
     def _worker_ready(self) -> None:
+        self._refuser.end()
         count = sum(worker.ready and not worker.stopping for worker in self._workers.values())
         if count == self._config.workers:
             self.log.info("{count} workers serve", count=count)
@@ -123,6 +129,8 @@ class WorkersService(ReloadingService):
         self._pauses[worker.number] = min(pause * 2, LAST_PAUSE)
         self.log.error("worker {number} {how}; replaced in {pause:g} s", number=worker.number, how=how, pause=pause)
         self._restarts[worker.number] = self._reactor.callLater(pause, self._start, worker.number)
+        if not self._workers and pause > CLIENTS_PATIENCE and self._refuser.begin(self._sockets.values()):
+            self.log.error("no worker can be started; clients are refused until one serves")
 
     # Reload.
 
@@ -165,6 +173,7 @@ class WorkersService(ReloadingService):
         """Let the workers answer what is in flight, for ``shutdown_timeout`` at most, then close everything."""
         super().stopService()
         self._cancel_restarts()
+        self._refuser.end()
         for worker in self._workers.values():
             self._stop(worker)
         # Who connects now is refused, as by the workers, and another parent may listen.

@@ -23,7 +23,7 @@ from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import ServiceConfig
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.service import SocketmapMemcacheService
-from socketmap_memcache.workers.log_relay import sending_observer
+from socketmap_memcache.workers.log_relay import LinePipe, sending_observer
 from socketmap_memcache.workers.process import FROM_PARENT, LOG, READY, RELOADED, TO_PARENT
 
 
@@ -41,8 +41,10 @@ class WorkerService(SocketmapMemcacheService):
     @inlineCallbacks
     def reload(self) -> Generator[Deferred[Any], Any, None]:
         """Read the configuration again; see :class:`SocketmapMemcacheService`."""
-        yield super().reload()
-        tell_parent(RELOADED)
+        try:
+            yield super().reload()
+        finally:
+            tell_parent(RELOADED)
 
 
 @implementer(IReadDescriptor)
@@ -107,9 +109,8 @@ def main(arguments: Sequence[str]) -> int:
     # The terminal sends them to the parent, too, which then lets this process end in order, or reload when it can.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with os.fdopen(os.dup(LOG), "w") as log_file:
-        globalLogBeginner.beginLoggingTo([sending_observer(log_file)])
-        return _serve(path, overrides, sockets)
+    globalLogBeginner.beginLoggingTo([sending_observer(LinePipe(LOG).write)])
+    return _serve(path, overrides, sockets)
 
 
 def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> int:
@@ -129,6 +130,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> i
     service.privilegedStartService()
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # see __main__.py
     reactor.addReader(ParentWatch(reactor))
     reactor.callWhenRunning(end_once)
     reactor.callWhenRunning(tell_parent, READY)

@@ -44,6 +44,7 @@ class TestUnixSocket:
             second = start_in_vain(service.config_path)
             assert second.returncode == 1
             assert re.search(rf"listen on 127.0.0.1:{service.addresses[0].rpartition(':')[2]}.*in use", second.stdout)
+            assert "Traceback" not in second.stdout
 
     def test_stale(self, scratch: Path) -> None:
         """The socket that a killed instance has left is replaced."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 TABLES = "tables = t=static:1\n"
+
+MAIL = {
+    "request": "smtpd_access_policy",
+    "protocol_state": "RCPT",
+    "client_address": "192.0.2.1",
+    "client_name": "a",
+    "sender": "a@b",
+    "recipient": "c@d",
+}
 
 
 @pytest.fixture
@@ -53,6 +62,13 @@ def _command(pid: str) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def _written_to(fifo: Path) -> IO[bytes] | None:
+    """Open a FIFO, if there is one who reads it."""
+    with suppress(OSError):
+        return os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb")
+    return None
 
 
 def _sockets(pid: int) -> int:
@@ -126,6 +142,21 @@ class TestWorkers:
         assert len(load.wrong) <= 1  # its own client's, if it had one just then
         assert re.search(r"worker \d was killed by SIGKILL; replaced in 0.1 s", service.log)
 
+    def test_none_can_be_started(self, scratch: Path) -> None:
+        """While no worker can be started, clients hear so at once; with a file without faults all is well again."""
+        with serving(scratch) as service:
+            service.configure("workers = 2\ntables = nonsense\n")
+            for worker in workers_of(service):
+                os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: "no worker can be started" in service.log, "the refusal")
+            for _ in range(3):
+                with connect(service.addresses[0]) as client:
+                    assert client.recv(1) == b""
+            service.configure(f"workers = 2\n{TABLES}")
+            service.reload()
+            wait_until(lambda: service.log.count("2 workers serve") == 2, "all workers serve")
+            assert ask(service.addresses[0], "t") == b"OK 1"
+
     def test_reload(self, scratch: Path) -> None:
         """SIGHUP lets the workers read the configuration one after the other; no look-up fails."""
         with serving(scratch) as service, Load(service.addresses[0]) as load:
@@ -147,6 +178,41 @@ class TestWorkers:
             workers = workers_of(service)
             service.kill()
             wait_until(lambda: not any(_command(str(pid)) for pid in workers), "the end of the workers")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="SIGIO is ignored elsewhere")
+    @pytest.mark.parametrize("starting", [False, True])
+    def test_parent_is_killed_at_the_start(self, scratch: Path, starting: bool) -> None:
+        """A worker whose parent is killed ends at once, however far it has come, and gives its sockets back."""
+        fifo = scratch / "main.cf"
+        os.mkfifo(fifo)
+        argv = [sys.executable, "-m", "socketmap_memcache.workers", "--config", str(fifo)]
+        with ExitStack() as stack:
+            worker = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+            stack.callback(worker.kill)
+            if starting:  # it hangs, longer than any that starts: nobody writes its configuration
+                wait_until(
+                    lambda: (written := _written_to(fifo)) and stack.enter_context(written),
+                    "the worker reads its configuration",
+                )
+            assert worker.stdin is not None
+            worker.stdin.close()
+            worker.wait(PATIENCE)
+
+    def test_parent_is_stopped(self, scratch: Path) -> None:
+        """While the parent does not read what its workers log, they serve; it says later how many lines are lost."""
+        config = f"policies = greylist\ngreylist_table = lmdb:{scratch}/greylist\n"
+        policy = f"unix:{scratch}/policy"
+        with serving(scratch, config, policy_listen=[policy]) as service:
+            service.send_signal(signal.SIGSTOP)
+            with PolicyClient(policy) as client, ExitStack() as stack:
+                stack.callback(service.send_signal, signal.SIGCONT)
+                for number in range(3000):  # a line each
+                    assert client.ask({**MAIL, "sender": f"{number}@b"}).startswith(b"DEFER")
+                service.send_signal(signal.SIGCONT)
+                wait_until(lambda: "sender=50@b" in service.log, "the lines that were kept")
+                client.ask({**MAIL, "sender": "last@b"})
+            wait_until(lambda: "sender=last@b" in service.log, "the last line")
+            assert re.search(r"a worker says: \d+ lines of the log are lost", service.log)
 
     def test_in_flight(self, scratch: Path) -> None:
         """SIGTERM: what is in flight is answered before the end."""
@@ -214,22 +280,14 @@ class TestWorkers:
         config = f"policies = greylist\ngreylist_table = lmdb:{scratch}/greylist\ngreylist_delay = 1s\n"
         policy = f"unix:{scratch}/policy"
         with serving(scratch, config, policy_listen=[policy]) as service:
-            request = {
-                "request": "smtpd_access_policy",
-                "protocol_state": "RCPT",
-                "client_address": "192.0.2.1",
-                "client_name": "a",
-                "sender": "a@b",
-                "recipient": "c@d",
-            }
             first, second = workers_of(service)
             os.kill(second, signal.SIGSTOP)
             with PolicyClient(policy) as client:
-                assert client.ask(request).startswith(b"DEFER")
+                assert client.ask(MAIL).startswith(b"DEFER")
             os.kill(second, signal.SIGCONT)
             os.kill(first, signal.SIGSTOP)
             with PolicyClient(policy) as client:
-                wait_until(lambda: client.ask(request).startswith(b"PREPEND"), "the mail passes at the other worker")
+                wait_until(lambda: client.ask(MAIL).startswith(b"PREPEND"), "the mail passes at the other worker")
             os.kill(first, signal.SIGCONT)
 
     def test_systemd(self, scratch: Path) -> None:

@@ -19,6 +19,20 @@ def test_limit() -> None:
     assert (limit.due(), limit.more()) == (True, "")
 
 
+def test_several_lines() -> None:
+    """Where several lines are allowed, the first so many are logged in each interval, counted from the first one."""
+    clock = Clock()
+    limit = LogLimit(clock, 60, lines=2)
+    assert [limit.due() for _ in range(5)] == [True, True, False, False, False]
+    clock.advance(60)
+    assert (limit.due(), limit.more()) == (True, " (3 times more since this was last logged)")
+    clock.advance(59)
+    assert (limit.due(), limit.more()) == (True, "")
+    assert not limit.due()
+    clock.advance(1)
+    assert (limit.due(), limit.more()) == (True, " (1 times more since this was last logged)")
+
+
 def test_clock_set_back() -> None:
     """When the clock is set back, the time before which nothing is logged does not get longer."""
     clock = Clock()

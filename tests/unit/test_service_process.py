@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -11,11 +12,11 @@ from typing import Any
 
 from twisted.internet import reactor as real_reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
+from socketmap_memcache.errors import CannotStart
 from socketmap_memcache.protocols.netstring import encode
 from socketmap_memcache.service import SocketmapMemcacheService
 
@@ -72,6 +73,8 @@ class TestRealReactor(TestCase):
             reply = yield self.ask(path, b"a k")
             assert reply == b"4:OK y,"
             second = SocketmapMemcacheService(str(config), [], real_reactor)
-            self.assertRaises(CannotListenError, second.privilegedStartService)
+            refused = self.assertRaises(CannotStart, second.privilegedStartService)
+            reason = f"[Errno {errno.EADDRINUSE}] another process listens there"
+            assert refused.code == f"Couldn't listen on unix:{path}: {reason}."
             yield service.stopService()
             assert not os.path.lexists(path)

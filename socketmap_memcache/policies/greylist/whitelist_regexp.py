@@ -44,7 +44,8 @@ _CLASSES = {
 }
 
 
-# So many repeats (also of ?, and that of a search which may begin anywhere), and a search may take long.
+# So many repeats (also of ?, and that of a search which may begin anywhere), and a search may take long. One of two
+# alternatives counts for half of one: how often a group is tried anew does not grow with the subject.
 _MANY_REPEATS = 4
 
 
@@ -58,13 +59,15 @@ class Expression:
 
     :ivar text: for Python's ``re``.
     :ivar joinable: whether it means the same as one of several alternatives.
-    :ivar quick: whether a search in a host name ends soon, whatever the name: there are few repeats, and none of a
-        group.
+    :ivar quick: whether a search in a short subject ends soon, whatever the subject: there are few repeats, and none
+        of a group.
+    :ivar place: the file and the line that it is from; for messages.
     """
 
     text: bytes
     joinable: bool
     quick: bool
+    place: str = attrs.field(default="", eq=False)
 
 
 def translate(text: bytes) -> Expression:
@@ -74,7 +77,7 @@ def translate(text: bytes) -> Expression:
     """
     parts: list[bytes] = []
     joinable = True
-    repeats = 0 if text.startswith(b"^") else 1
+    repeats = 0.0 if text.startswith(b"^") else 1.0
     depth = 0
     before = b""
     for token in _TOKEN.finditer(text):
@@ -97,6 +100,8 @@ def translate(text: bytes) -> Expression:
                 repeats += 1 if before != b")" else _MANY_REPEATS
             elif value == b"?" or (value == b"|" and not depth):  # the ^ is not that of the other alternative
                 repeats += 1
+            elif value == b"|":
+                repeats += 0.5
         depth += (kind == "group" and value[-1:] != b")") + (token[0] == b"(") - (token[0] == b")")
         before = token[0]
     translated = b"".join(parts)

@@ -123,7 +123,8 @@ def _parse(text: bytes, path: str, problems: list[Problem], read: Callable[[byte
             if _CONTROL.search(entry):
                 hint = r" (in a regular expression write \s)" if entry.startswith(b"/") else ""
                 raise ValueError(f"one entry a line, without white space or control characters in it{hint}")
-            entries.append(read(entry))
+            found = read(entry)
+            entries.append(attrs.evolve(found, place=f"{path}:{number}") if isinstance(found, Expression) else found)
         except ValueError as error:
             problems.append(Problem(f'{error}: "{excerpt(entry)}"', path, number))
     return entries

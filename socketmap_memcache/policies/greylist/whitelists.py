@@ -20,7 +20,8 @@ from twisted.logger import Logger
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, Problem
-from socketmap_memcache.policies.greylist.whitelist_match import ClientMatcher, MailMatcher
+from socketmap_memcache.policies.greylist.settings import adopt
+from socketmap_memcache.policies.greylist.whitelist_match import ClientMatcher, MailMatcher, SlowExpressionError
 from socketmap_memcache.policies.greylist.whitelist_syntax import (
     ClientEntry,
     MailEntry,
@@ -28,13 +29,15 @@ from socketmap_memcache.policies.greylist.whitelist_syntax import (
     parse_recipients,
     parse_senders,
 )
-from socketmap_memcache.tables.time_limit import TimeLimitError
 
 CHECK_INTERVAL = 10.0
 """Seconds: how often the files are looked at."""
 
 SETTLING_TIME = 1.0
 """Seconds that a file must have been left alone before it is read again, because an editor may be half done."""
+
+SET_ASIDE = 3600.0
+"""Seconds: how long a regular expression that took too long is not asked."""
 
 _LOCAL = ".local"
 _MOST_LOGGED = 10
@@ -93,7 +96,7 @@ class Whitelist(ABC, Generic[Matcher]):
         self._clock = clock
         self._in_thread = in_thread
         self._complaint = ""
-        self._gave_up = False
+        self._resume_at: float | None = None
         content = self._read()
         if content.problems:
             raise ConfigurationError(content.problems)
@@ -119,8 +122,12 @@ class Whitelist(ABC, Generic[Matcher]):
 
     def _check(self) -> None:
         self._timer = None
+        if self._resume_at is not None and self._reactor.seconds() >= self._resume_at:
+            self._resume_at = None
+            self._current.resume()
         looking = self._in_thread(self._look)
-        looking.addCallbacks(self._take, lambda failure: self._complain([Problem(failure.getErrorMessage())]))
+        looking.addCallback(self._take)
+        looking.addErrback(lambda failure: self._complain([Problem(failure.getErrorMessage())]))
         looking.addCallback(lambda _: self._watch())
 
     @abstractmethod
@@ -175,7 +182,7 @@ class Whitelist(ABC, Generic[Matcher]):
         elif content.stamps is not None:  # else the next time may find them complete
             self._current = content.matcher
             self._complaint = ""
-            self._gave_up = False
+            self._resume_at = None
             self._log.info("{name}: read again, {count} entries", name=self._name, count=content.entries)
 
     def _complain(self, problems: list[Problem]) -> None:
@@ -186,12 +193,16 @@ class Whitelist(ABC, Generic[Matcher]):
             self._complaint = complaint
             self._log.error("{name}: {complaint}; the old list stays in use", name=self._name, complaint=complaint)
 
-    def _give_up(self, subject: bytes) -> bool:
-        """Say, once, that the regular expressions took too long. That is no match."""
-        if not self._gave_up:
-            self._gave_up = True
-            text = "{name}: the regular expressions take too long for {subject}; it is taken not to be in the list"
-            self._log.error(text, name=self._name, subject=excerpt(subject))
+    def _give_up(self, subject: bytes, error: SlowExpressionError) -> bool:
+        """Say that a regular expression took too long, and has been set aside. That is no match."""
+        if self._resume_at is None:
+            self._resume_at = self._reactor.seconds() + SET_ASIDE
+        text = (
+            "{name}: {place}: the regular expression takes too long for {subject}, which is taken not to be in the "
+            "list; {aside} asked for up to an hour, or until the file changes: write one that repeats less"
+        )
+        aside = "so do many, and none in the list is" if error.all_aside else "it is not"
+        self._log.error(text, name=self._name, place=error.place, subject=excerpt(subject), aside=aside)
         return False
 
 
@@ -210,8 +221,8 @@ class ClientWhitelist(Whitelist[ClientMatcher]):
             self._watch()
         try:
             return self._current.matches(client_name, client_address)
-        except TimeLimitError:
-            return self._give_up(client_name)
+        except SlowExpressionError as error:
+            return self._give_up(client_name, error)
 
 
 class _MailWhitelist(Whitelist[MailMatcher]):
@@ -224,8 +235,8 @@ class _MailWhitelist(Whitelist[MailMatcher]):
             self._watch()
         try:
             return self._current.matches(address)
-        except TimeLimitError:
-            return self._give_up(address)
+        except SlowExpressionError as error:
+            return self._give_up(address, error)
 
 
 class RecipientWhitelist(_MailWhitelist):
@@ -256,7 +267,7 @@ def open_whitelist(
     try:
         return kind(parameter, files, reactor)
     except ConfigurationError as error:
-        parameters.adopt(parameter, error.problems)
+        adopt(parameters, parameter, error.problems)
         return kind(parameter, (), reactor)
 
 

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.service import DEFAULTS, ServiceConfig, load
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.listeners import endpoints
 from socketmap_memcache.listeners.endpoints import HandedAddress
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.policies.interface import IPolicy, IPolicyType, PolicyContext
@@ -81,10 +82,27 @@ class FileTests(ServiceConfigTests):
         assert [event["log_format"].format(**event) for event in events] == ["map b could not be closed"]
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
-    def test_shared_twice(self) -> None:
-        """Workers cannot have the same address for two purposes, not even where reuse_port would let them."""
-        listen = "socketmap_listen = inet:h:3\ntcp_table_listen = a=inet:h:3\nreuse_port = yes\nworkers = 2\n"
-        assert self.errors(f"tables = a=static:x\n{listen}") == ["5: workers = 2: 'inet:h:3' is named twice"]
+    def test_listened_twice(self) -> None:
+        """An address has one purpose, also where the system would let it have two, by whatever words it is named."""
+        listen = (
+            "socketmap_listen = inet:h:3 unix:/s\ntcp_table_listen = a=inet:h:3\npolicy_listen = unix:/s:mode=600\n"
+        )
+        for more in ("reuse_port = yes\n", "workers = 2\n"):
+            policies = f"policies = greylist\ngreylist_table = lmdb:{self.directory}/greylist\n"
+            assert self.errors(f"tables = a=static:x\n{policies}{listen}{more}") == [
+                "5: tcp_table_listen: 'inet:h:3' is listened on already, see socketmap_listen",
+                "6: policy_listen: 'unix:/s:mode=600' is listened on already, see socketmap_listen",
+            ]
+        with patch.object(endpoints, "_PASSED", ["maps"]):
+            listen = "socketmap_listen = systemd:domain=UNIX:index=0 systemd:domain=UNIX:name=maps\n"
+            assert self.errors(f"tables = a=static:x\n{listen}") == [
+                "2: socketmap_listen: 'systemd:domain=UNIX:name=maps' is listened on already, see socketmap_listen"
+            ]
+
+    def test_not_listened_twice(self) -> None:
+        """An address where nothing is served, because there is nothing, may be used for another purpose."""
+        config = self.load("tables = a=static:x\nsocketmap_listen = inet:h:3\npolicy_listen = inet:h:3\n")
+        assert len(config.listening()) == 1
 
     def test_handed(self) -> None:
         """Where a socket is there already, the map may be gone: whoever asks is told so."""

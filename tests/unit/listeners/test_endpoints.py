@@ -283,10 +283,14 @@ class TestListen(TestCase):
         assert Path(self.path).read_text() == "precious"
 
     def test_cannot_listen(self) -> None:
-        """Without the directory, or with too long a path, there is an error that names the path."""
-        for path in (f"{self.path}/x", self.path + "x" * 200):
+        """Without the directory, or with too long a path, there is an error that names the path, and says so."""
+        for path, reason in {
+            f"{self.path}/x": "its directory does not exist",
+            self.path + "x" * 200: "too long",
+        }.items():
             error = self.assertRaises(CannotListenError, self.listen, self.parse(f"unix:{path}"))
             assert path in str(error)
+            assert reason in str(error)
 
     @inlineCallbacks
     def test_twice(self) -> Generator[Deferred[Any], Any, None]:

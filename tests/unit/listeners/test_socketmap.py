@@ -99,6 +99,13 @@ class SocketmapTests(SynchronousTestCase):
         assert "answered TEMP" in formatEvent(logs[0])
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
+    def test_unforeseen_in_a_loop(self) -> None:
+        """A table that fails in an unforeseen way again and again does not fill the log."""
+        self.table.answers[b"bug"] = ZeroDivisionError("a bug")
+        for _ in range(100):
+            self.ask(b"map bug")
+        assert 0 < len(self.flushLoggedErrors(ZeroDivisionError)) < 50
+
     def test_table_raises(self) -> None:
         """A table that raises instead of failing is no different."""
         self.ask(b"map raise", b"map k")

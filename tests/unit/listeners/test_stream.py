@@ -125,6 +125,18 @@ class TestMalformed(StreamTests):
         assert self.client.is_closed()
         assert not other.is_closed()
 
+    def test_in_a_loop(self) -> None:
+        """A client that sends garbage again and again does not fill the log; how often it did is told later."""
+        with capturedLogs() as logs:
+            for _ in range(1000):
+                Client(self.factory).send(b"garbage")
+            lines = len(logs)
+            self.clock.advance(60)
+            Client(self.factory).send(b"garbage")
+        assert lines < 50
+        (last,) = texts(logs)[lines:]
+        assert last.endswith(f"; connection closed ({1000 - lines} times more since this was last logged)")
+
     def test_good_ones_first(self) -> None:
         """The requests before the garbage are answered; nothing after it is read."""
         self.client.send(requests(b"a", b"!b") + b"x" + requests(b"!c"))

@@ -32,6 +32,14 @@ class TestIdle(StreamTests):
             self.assertAborted(400, 501)
         assert texts(logs) == ["plain client [192.0.2.7]:4711: stalled; closed"]
 
+    def test_many_stalled(self) -> None:
+        """Many clients that stop in the middle of a request do not fill the log."""
+        for _ in range(1000):
+            Client(self.factory).send(b"10:abc")
+        with capturedLogs() as logs:
+            self.clock.pump([100] * 5)
+        assert 0 < len(logs) < 50
+
     def test_byte_now_and_then(self) -> None:
         """A byte now and then is no sign of life: only a whole request is."""
         self.client.send(b"100:")

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from socketmap_memcache.memcache.connection import MemcacheConnection
 from socketmap_memcache.memcache.link import PROBE_KEY, Link, State
 
-#: What a client sends first to a server that it does not trust.
+#: What a client sends first on each connection, and what is answered where all is well.
 PROBE, PROBE_REPLY = b"delete %b\r\n" % PROBE_KEY, b"NOT_FOUND\r\n"
 
 

@@ -69,3 +69,14 @@ class TestBrokenAskers(ClientTests):
         done = self.get(limits=ONCE)
         self.server.accept().send(b"END\r\n")
         assert self.successResultOf(done) is None
+
+    def test_closing(self) -> None:
+        """A client that waits for the last answers to close logs such an error, too, and closes."""
+        for answer in (b"END\r\n", b"garbage\r\n"):
+            self.setUp()
+            connection = self.connect()
+            self.client.get_for(b"a", ONCE, Broken(), None)
+            self.client.close()
+            connection.send(answer)
+            assert len(self.flushLoggedErrors(ValueError)) == 1
+            self.assertFailed(self.get(), "is closed")

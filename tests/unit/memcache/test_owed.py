@@ -108,6 +108,20 @@ class TestOwed(OwedTests):
         self.get()
         assert self.server.accept().received() == b"delete a\r\n" + gets([b"k"])
 
+    def test_value(self) -> None:
+        """A value in place of the reply, be it without END, spoils the connection, too; whoever waits is answered."""
+        for end in (b"", b"garbage\r\n", b"END\r\n"):
+            self.setUp()
+            connection = self.connect()
+            self.client.owe(b"a")
+            done = self.get()
+            connection.send(value(b"k", b"v", end))
+            connection.lose()
+            connection = self.server.accept()
+            assert connection.received() == b"delete a\r\n" + gets([b"k"])
+            connection.send(b"DELETED\r\nEND\r\n")
+            assert self.successResultOf(done) is None
+
     def test_closed(self) -> None:
         """A client that is closed tries nothing again."""
         connection = self.connect()

@@ -280,7 +280,7 @@ class TestHosts:
         with pytest.raises(ConfigurationError, match="every user may use this password; run: chmod o="):
             hosts(cf, tmp_path)
         path.unlink()
-        with pytest.raises(ConfigurationError, match="No such file"):
+        with pytest.raises(ConfigurationError, match=r"\.cf:\d+: .*password: cannot be read: No such file"):
             hosts(cf, tmp_path)
         with pytest.raises(ConfigurationError, match="either password or password_file"):
             hosts(f"{cf}password = x\n", tmp_path)

@@ -52,8 +52,15 @@ class Reactor(Clock):
         self.processes: list[FakeProcess] = []
         self.refuses: Exception | None = None
         self.in_thread = False
+        self.readers: list[Any] = []
         self.at_start: list[Any] = []
         self._work: list[tuple[Any, Any]] = []
+
+    def addReader(self, reader: Any) -> None:
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        self.readers.remove(reader)
 
     def callWhenRunning(self, function: Any) -> None:
         self.at_start.append(function)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import signal
+import socket
+from select import select
 
 from twisted.logger import capturedLogs
 
-from socketmap_memcache.workers.parent import FIRST_PAUSE, GRACE, LAST_PAUSE, SOON
+from socketmap_memcache.workers.parent import CLIENTS_PATIENCE, FIRST_PAUSE, GRACE, LAST_PAUSE, SOON
 from tests.unit.logs import texts
 
 from .parent_tests import ParentTests
@@ -66,6 +68,46 @@ class TestEnd(ParentTests):
         assert texts(events) == ["worker 1 ended with status 1; replaced in 0.1 s"]
         self.successResultOf(self.stop(service))
         assert not self.reactor.getDelayedCalls()
+
+    def test_nobody_serves(self) -> None:
+        """While no worker can be started, clients are refused at once; when one serves, or at the end, they are not."""
+        service = self.start("2", ready=False)
+        pauses: list[float] = []
+        while not self.reactor.readers:
+            with capturedLogs() as events:
+                for process in self.running():
+                    process.end(status=1)
+            pauses.append(float(texts(events)[0].split()[-2]))
+            self.reactor.advance(pauses[-1])
+        assert pauses[-2] <= CLIENTS_PATIENCE < pauses[-1]
+        assert texts(events)[-1] == "no worker can be started; clients are refused until one serves"
+        (door,) = self.reactor.readers
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{self.directory}/socket")
+            assert select([door.fileno()], [], [], 1)[0]
+            door.doRead()
+            assert client.recv(1) == b""
+        door.doRead()  # nobody is there any more
+        with capturedLogs() as events:
+            for process in self.running():
+                process.end(status=1)
+        assert not any("refused" in text for text in texts(events))  # it is said once
+        assert self.reactor.readers == [door]
+        self.reactor.advance(LAST_PAUSE)
+        self.running()[0].tell(b"ready\n")
+        assert not self.reactor.readers
+        self.successResultOf(self.stop(service))
+
+    def test_stop_while_nobody_serves(self) -> None:
+        """A parent that refuses clients leaves its sockets at the end."""
+        service = self.start("1", ready=False)
+        while not self.reactor.readers:
+            self.reactor.advance(LAST_PAUSE)
+            for process in self.running():
+                process.end(status=1)
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.readers
+        assert not (self.directory / "socket").exists()
 
     def test_stop(self) -> None:
         """At the end all workers are told, and it is waited for them."""

@@ -73,7 +73,8 @@ class TestStart(ParentTests):
     def test_no_files(self) -> None:
         """The parent makes no file: it may still be root, and the workers could not open it."""
         table = f"lmdb:{self.directory}/greylist"
-        self.configure(more=f"policies = greylist\ngreylist_table = {table}\n")
+        listen = f"policy_listen = unix:{self.directory}/policy"
+        self.configure(more=f"policies = greylist\ngreylist_table = {table}\n{listen}\n")
         with capturedLogs() as events:
             service = self.make()
             service.startService()

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from twisted.internet.defer import fail
 from twisted.internet.error import ConnectionDone, ReactorNotRunning
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.workers import worker
-from socketmap_memcache.workers.worker import ParentWatch, end_once, read_arguments, tell_parent
+from socketmap_memcache.workers.worker import ParentWatch, WorkerService, end_once, read_arguments, tell_parent
 
 
 class Reactor:
@@ -62,6 +67,21 @@ class TestWorker(SynchronousTestCase):
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
         assert ended == [signal.SIGTERM]
+
+    def test_reload_fails(self) -> None:
+        """The parent hears of a reload that has failed in an unforeseen way, too, or it would kill the worker."""
+        reading, writing = self.pipe()
+        self.addCleanup(os.close, writing)
+        self.patch(worker, "TO_PARENT", writing)
+        self.patch(SocketmapMemcacheService, "reload", lambda _: fail(ZeroDivisionError("a bug")))
+        directory = TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = Path(directory.name, "main.cf")
+        path.write_text("tables = t=static:1\n")
+        service = WorkerService(str(path), [], MemoryReactorClock(), {})
+        self.failureResultOf(service.reload(), ZeroDivisionError)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 100) == b"reloaded\n"
 
     def test_tell(self) -> None:
         """What the parent is told is a line each; that there is none any more is no error."""

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import Entry, ParsedFile
+from socketmap_memcache.config.syntax import Entry, ParsedFile, parse
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.policies.greylist.policy import greylist_type
@@ -88,3 +88,20 @@ class TestType(SynchronousTestCase):
         greylist_type.open(parameters, self.context).close()
         caught = self.assertRaises(ConfigurationError, parameters.finish, [])
         assert len(caught.problems) == 3
+
+    def test_missing_files(self) -> None:
+        """A file that cannot be read is told with the line of main.cf that names it."""
+        lines = (
+            "greylist_table = memcache:/nope.cf",
+            "greylist_recipient_access = memcache:/nope.cf",
+            "greylist_sender_whitelist = /nope",
+        )
+        parameters = Parameters(parse("\n".join(lines).encode(), "main.cf"))
+        greylist_type.open(parameters, self.context).close()
+        caught = self.assertRaises(ConfigurationError, parameters.finish, [])
+        text = "cannot be read: No such file or directory"
+        assert list(map(str, caught.problems)) == [
+            f"main.cf:1: greylist_table: /nope.cf: {text}",
+            f"main.cf:2: greylist_recipient_access: /nope.cf: {text}",
+            f"main.cf:3: greylist_sender_whitelist: /nope: {text}",
+        ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from time import process_time
 
 import pytest
 
@@ -105,20 +104,13 @@ def test_joinable(expression: bytes, joinable: bool) -> None:
         (b"^a|b.*c+d*", False),
         (b"^(a|b)c?|d.*e+", False),
         (b"^a.*b.*c.*d.*e", False),
+        (b"^(?:mx|mail|smtp)\\d+\\.example$", True),
+        (b"^(?:a|aa)(?:a|aa)(?:a|aa)(?:a|aa)(?:a|aa)(?:a|aa)(?:a|aa)(?:a|aa)b", False),
         (b"a.*b.*c.*d", False),
         (b"^(?:a|aa)+$", False),
         (b"^(a)\\1$", False),
     ],
 )
 def test_quick(expression: bytes, quick: bool) -> None:
-    """Few repeats, none of them of a group, are not worth a time limit: a search for them in a host name is short."""
+    """Few repeats, none of them of a group, are not worth a time limit: a search for them in a short name is short."""
     assert translate(expression).quick is quick
-
-
-@pytest.mark.parametrize("expression", [b"^a*a*a*!", b"a*a*!", b"^!|a*a?!", b"a?a?!"])
-def test_quick_is_quick(expression: bytes) -> None:
-    """The worst that counts as quick makes fewer steps than a time limit is for."""
-    assert translate(expression).quick
-    started = process_time()
-    assert re.search(expression, b"a" * 255) is None
-    assert process_time() - started < 0.2

@@ -22,6 +22,7 @@ from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.policies.greylist import whitelist_match
 from socketmap_memcache.policies.greylist.whitelists import (
     CHECK_INTERVAL,
+    SET_ASIDE,
     ClientWhitelist,
     RecipientWhitelist,
     SenderWhitelist,
@@ -114,7 +115,15 @@ class OpenTests(WhitelistCase):
         with self.assertRaises(ConfigurationError) as raised:
             parameters.finish([])
         places = {(problem.path, problem.line) for problem in raised.exception.problems}
-        self.assertEqual(places, {(bad, 2), (bad, 3), (str(local), 0), (missing, 0)})
+        self.assertEqual(places, {(bad, 2), (bad, 3), ("main.cf", 1)})
+        unreadable = [problem.text for problem in raised.exception.problems if problem.path == "main.cf"]
+        self.assertEqual(
+            unreadable,
+            [
+                f"greylist_client_whitelist: {local}: cannot be read: Is a directory",
+                f"greylist_client_whitelist: {missing}: cannot be read: No such file or directory",
+            ],
+        )
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertFalse(whitelist.matches(b"a", b"192.0.2.1"))
 
@@ -251,6 +260,16 @@ class ReloadTests(WhitelistCase):
         self.look()
         self.assertEqual(self.names(whitelist, "b"), ["b"])
 
+    def test_unforeseen_error_in_the_reactor(self) -> None:
+        """Also where what was read cannot be taken, that is logged, and the files are looked at again later."""
+        whitelist = self.open(self.write("a\n"))
+        with mock.patch.object(whitelist, "_take", side_effect=ValueError("no sense")):
+            self.look()
+        self.assertIn("no sense; the old list stays in use", self.events[0][1])
+        self.write("b\n", age=HOUR - 1)
+        self.look()
+        self.assertEqual(self.names(whitelist, "b"), ["b"])
+
     def test_close_while_looking(self) -> None:
         """A list that is closed while its files are looked at does not go on."""
         whitelist = self.open(self.write("a\n"))
@@ -261,19 +280,43 @@ class ReloadTests(WhitelistCase):
 
 
 class SlowTests(WhitelistCase):
-    def test_logged_once(self) -> None:
-        """Expressions that take too long do not match, and that is logged once for what is in the files."""
+    def test_set_aside(self) -> None:
+        """An expression that takes too long is not asked for an hour; the log says so, with its place, each time."""
         self.patch(whitelist_match, "TIME_LIMIT", 0.01)
-        whitelist = self.open(self.write("/^(a|aa)+$/\n"))
+        path = self.write("x\n/^(a|aa)+$/\n")
+        whitelist = self.open(path)
         name = "a" * 100 + "!"
-        self.assertEqual(self.names(whitelist, name, name), [])
-        self.assertEqual(len(self.events), 1)
-        self.assertIn("the regular expressions take too long for aaa", self.events[0][1])
-        self.write("/^(a|aa)+$/\nb", age=HOUR - 1)
-        self.look()
-        self.names(whitelist, name)
-        self.assertEqual(len(self.events), 3)
-        parameters = Parameters(parse(b"", "main.cf"))
-        senders = open_whitelist(SenderWhitelist, [self.write("/^(a|aa)+$/\n", "s")], "senders", parameters, self.clock)
+        for times in (1, 2):
+            self.assertEqual(self.names(whitelist, "b", "aa"), ["aa"])
+            self.assertEqual(self.names(whitelist, name, name, "aaa"), [])
+            self.assertEqual(len(self.events), times)
+            self.assertIn(f"{path}:2: the regular expression takes too long for aaa", self.events[-1][1])
+            for _ in range(int(SET_ASIDE / CHECK_INTERVAL) - 1):
+                self.look()
+            self.assertEqual(self.names(whitelist, name, "aaa"), [])
+            self.look()
+        self.assertEqual(self.names(whitelist, "aa", "aaa"), ["aa", "aaa"])
+
+    def test_many(self) -> None:
+        """Each of several has its line in the log, and the last tells when no expression of the list is asked."""
+        self.patch(whitelist_match, "TIME_LIMIT", 0.01)
+        whitelist = self.open(self.write("".join(f"/^(a|aa)+{number}$/\n" for number in range(12)) + "/^b/\n"))
+        name = "a" * 100
+        self.assertEqual(self.names(whitelist, *[name] * 20, "b"), [])
+        self.assertEqual(len(self.events), 10)
+        self.assertIn("; it is not asked for up to an hour", self.events[8][1])
+        self.assertIn("; so do many, and none in the list is asked for up to an hour", self.events[9][1])
+
+    def test_mended(self) -> None:
+        """What is in a file that has changed is asked at once."""
+        self.patch(whitelist_match, "TIME_LIMIT", 0.01)
+        senders = SenderWhitelist(
+            "s", [self.write("/^(a|aa)+$/\n")], self.clock, lambda: NOW + self.clock.seconds(), self.threads
+        )
         self.addCleanup(senders.close)
-        self.assertFalse(senders.matches(name.encode()))
+        bad = b"a" * 100 + b"!"
+        self.assertEqual([senders.matches(each) for each in (bad, b"aa")], [False, False])
+        self.write("/^a+!?$/\n", age=HOUR - 1)
+        self.look()
+        self.assertEqual([senders.matches(each) for each in (bad, b"aa")], [True, True])
+        self.assertEqual(len(self.events), 2)
