@@ -47,7 +47,7 @@ class Problem:
     """Something wrong in a configuration file.
 
     :ivar text: what is wrong and what to do, without the place.
-    :ivar path: the file, or ``None`` where there is none (the command line).
+    :ivar path: the file, or ``--set`` for the command line; ``None`` where there is none.
     :ivar line: the number, counted from 1, of the first line of the entry; 0 where the file as a whole is meant.
     """
 

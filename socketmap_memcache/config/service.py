@@ -19,7 +19,13 @@ from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.listeners import endpoints
-from socketmap_memcache.listeners.endpoints import BoundAddress, HandedAddress, ListenAddress, TcpAddress
+from socketmap_memcache.listeners.endpoints import (
+    BoundAddress,
+    HandedAddress,
+    ListenAddress,
+    TcpAddress,
+    UnixAddress,
+)
 from socketmap_memcache.listeners.pipelined import PIPELINED_LIMIT
 from socketmap_memcache.listeners.stream import CLIENT_LIMIT
 from socketmap_memcache.policies.chain import PolicyChain, well_formed
@@ -231,7 +237,7 @@ def _override(parsed: ParsedFile, overrides: Sequence[str]) -> ParsedFile:
         if not equals or not name.strip():
             errors.append(Problem(f"--set {override!r}: write --set name=value"))
         else:
-            entries[name.strip()] = Entry(name.strip(), value.strip())
+            entries[name.strip()] = Entry(name.strip(), value.strip(), path="--set")
     return attrs.evolve(parsed, entries=entries, errors=errors)
 
 
@@ -287,7 +293,10 @@ def _address(
 
 
 def _check_sockets(parameters: Parameters, config: ServiceConfig) -> None:
-    """Note addresses with two purposes, where clients would get either, and those that workers cannot share."""
+    """Note addresses with two purposes, where clients would get either, and those that workers cannot share.
+
+    A directory that does not exist is worth a warning: systemd makes it when it starts the service.
+    """
     first: dict[object, str] = {}
     for name, addresses in config.listen_addresses().items():
         for address in addresses:
@@ -295,6 +304,8 @@ def _check_sockets(parameters: Parameters, config: ServiceConfig) -> None:
             if place in first:
                 parameters.error(name, f"{name}: {address.text!r} is listened on already, see {first[place]}")
             first.setdefault(place, name)
+            if isinstance(address, UnixAddress) and not Path(address.path).parent.is_dir():
+                parameters.warn(name, f"{name}: the directory of {address.text!r} does not exist yet")
             if config.workers > 1 and not isinstance(address, BoundAddress | HandedAddress):
                 text = f"{address.text!r} cannot be shared; write inet:host:port or unix:/path"
                 parameters.error("workers", f"workers = {config.workers}: {text}")

@@ -31,7 +31,7 @@ class Entry:
 
     :ivar value: UTF-8 text; other bytes are kept as ``surrogateescape`` does.
     :ivar line: where the entry begins, counted from 1; 0 for one that is in no file (``--set name=value``).
-    :ivar path: the file, or ``None`` where there is none.
+    :ivar path: the file, or ``--set``; ``None`` where there is none.
     """
 
     name: str

@@ -99,6 +99,12 @@ class FileTests(ServiceConfigTests):
                 "2: socketmap_listen: 'systemd:domain=UNIX:name=maps' is listened on already, see socketmap_listen"
             ]
 
+    def test_no_directory(self) -> None:
+        """A UNIX socket whose directory does not exist is worth a warning: the service cannot make it."""
+        self.load(f"tables = a=static:x\nsocketmap_listen = unix:{self.directory}/s unix:{self.directory}/no/s\n")
+        text = f"socketmap_listen: the directory of 'unix:{self.directory}/no/s' does not exist yet"
+        assert [str(warning) for warning in self.context.warnings] == [f"{self.path}:2: {text}"]
+
     def test_not_listened_twice(self) -> None:
         """An address where nothing is served, because there is nothing, may be used for another purpose."""
         config = self.load("tables = a=static:x\nsocketmap_listen = inet:h:3\npolicy_listen = inet:h:3\n")
@@ -155,11 +161,11 @@ class FileTests(ServiceConfigTests):
         config.close()
 
     def test_overrides(self) -> None:
-        """What is set on the command line replaces what the file says, and its errors name no file."""
+        """What is set on the command line replaces what the file says, and its errors say so."""
         config = self.load("tables = a=static:x\nshutdown_timeout = 1\n", "tables = b=static:y", "shutdown_timeout=2")
         assert list(config.tables) == ["b"]
         assert config.shutdown_timeout == 2
-        assert self.errors("", "tables=a=bogus:x")[0].startswith("table 'bogus:x'")
+        assert self.errors("", "tables=a=bogus:x")[0].startswith("--set: table 'bogus:x'")
         for override in ("x", "=x", " = x"):
             assert self.errors("tables = a=static:x\n", override) == [f"--set {override!r}: write --set name=value"]
 
@@ -167,7 +173,7 @@ class FileTests(ServiceConfigTests):
         """An unknown parameter is an error with its line and the nearest known name."""
         error = "2: unknown parameter 'table'; did you mean 'tables'?"
         assert self.errors("tables = a=static:x\ntable = a=static:x\n") == [error]
-        assert self.errors("tables = a=static:x\n", "zzz=1") == ["unknown parameter 'zzz'"]
+        assert self.errors("tables = a=static:x\n", "zzz=1") == ["--set: unknown parameter 'zzz'"]
 
     def test_listen(self) -> None:
         """An address that cannot be listened on is an error with its line."""
