@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Empty
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import attrs
 from twisted.internet.defer import Deferred
 
+from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.registry import TableContext
@@ -73,6 +74,15 @@ class Site:
     def outcomes(self, answers: Sequence[Deferred[Any]]) -> list[Any]:
         """Return each result, or the error in its place."""
         return self.results([answer.addErrback(lambda failure: failure.value) for answer in answers])
+
+    def result_at_last(self, ask: Callable[[], Deferred[T]]) -> T:
+        """Ask again while the answer is a temporary error, as from a host that is left alone for a second."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.result(ask())
+            except TemporaryError:
+                assert time.monotonic() < deadline
 
     def walk(self, table: ITable) -> list[tuple[bytes, bytes]]:
         cursor = table.cursor()
