@@ -25,6 +25,7 @@ from socketmap_memcache.memcache.interface import (
 from socketmap_memcache.memcache.members import FailureRule, Members, Placement
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.search import Search
+from socketmap_memcache.under_way import UnderWay
 
 
 @implementer(IBatchCache, ILeaseCache)
@@ -57,7 +58,9 @@ class Cluster:
         self._plain = rule.replicas == 1 and not rule.stand_in
         self._pool = pool
         self._tries = _SingleTries()
-        self._first = _FirstAnswer(self._members, rule.replicas == 1)
+        self._under_way = UnderWay(self._let_go)
+        self._last = _LastAnswer(self._under_way)
+        self._first = _FirstAnswer(self._members, rule.replicas == 1, self._last)
 
     def get(self, key: bytes, limits: Limits) -> Deferred[bytes | None]:
         """Ask for a value; see :class:`ICache`."""
@@ -73,17 +76,19 @@ class Cluster:
             client.get_for(key, limits, asker, token)
             return
         once = self._tries.single(limits)
+        self._under_way.count += 1
         if client.usable:
-            client.get_for(key, once, self._first, (key, index, limits, once, asker, token))
+            client.get_for(key, once, self._first, (key, index, limits, once, (asker, token)))
         else:
-            Search(self._members, key, limits, once, asker, token).begin()
+            Search(self._members, key, limits, once, self._last, (asker, token)).begin()
 
     def get_many(self, keys: Collection[bytes], limits: Limits) -> Deferred[dict[bytes, bytes | None]]:
         """Ask for several values; see :class:`IBatchCache`. It never fails: what a failed server has is ``None``."""
         parts: dict[int, list[bytes]] = {}
         for key in keys:
             parts.setdefault(self._index_of(key), []).append(key)
-        asked = [self._clients[index].get_many(part, limits) for index, part in parts.items()]
+        tries = limits if self._plain else self._tries.single(limits)
+        asked = [self._clients[index].get_many(part, tries) for index, part in parts.items()]
         gets = DeferredList(asked, consumeErrors=True)
         return gets.addCallback(self._join, parts, limits)
 
@@ -120,7 +125,8 @@ class Cluster:
 
         members.note_ttl(ttl)
         self._clear_stand_ins(key, once)
-        Change(members, key, send, True, asker, token).begin()
+        self._under_way.count += 1
+        Change(members, key, send, True, self._last, (asker, token)).begin()
 
     def delete(self, key: bytes, limits: Limits) -> Deferred[bool]:
         """Delete a key; see :class:`ICache`."""
@@ -134,7 +140,8 @@ class Cluster:
 
         answer: Deferred[bool] = Deferred()
         self._clear_stand_ins(key, once)
-        Change(members, key, send, False, FIRING, answer).begin()
+        self._under_way.count += 1
+        Change(members, key, send, False, self._last, (FIRING, answer)).begin()
         return answer
 
     def _clear_stand_ins(self, key: bytes, limits: Limits) -> None:
@@ -180,8 +187,32 @@ class Cluster:
 
     def close(self) -> None:
         """Give the clients back; see :class:`ICache`."""
+        self._under_way.close()
+
+    def _let_go(self) -> None:
         for client in self._clients:
             self._pool.release(client)
+
+
+@attrs.frozen
+class _LastAnswer:
+    """Hears what has come of several servers' answers: then nothing else will be asked of them."""
+
+    _under_way: UnderWay
+
+    def answered(self, value: Any, token: tuple[Asker, Any]) -> None:
+        asker, asker_token = token
+        try:
+            asker.answered(value, asker_token)
+        finally:
+            self._under_way.done(None)
+
+    def failed(self, failure: Failure, token: tuple[Asker, Any]) -> None:
+        asker, asker_token = token
+        try:
+            asker.failed(failure, asker_token)
+        finally:
+            self._under_way.done(None)
 
 
 @attrs.frozen
@@ -190,17 +221,18 @@ class _FirstAnswer:
 
     _members: Members
     _only_home: bool
+    _last: _LastAnswer
 
-    def answered(self, value: bytes | None, token: tuple[bytes, int, Limits, Limits, Asker, Any]) -> None:
-        key, index, limits, once, asker, asker_token = token
+    def answered(self, value: bytes | None, token: tuple[bytes, int, Limits, Limits, tuple[Asker, Any]]) -> None:
+        key, index, limits, once, whom = token
         if value or (self._only_home and limits.backed):
-            asker.answered(value, asker_token)
+            self._last.answered(value, whom)
         else:
-            Search(self._members, key, limits, once, asker, asker_token).answered(value, index)
+            Search(self._members, key, limits, once, self._last, whom).answered(value, index)
 
-    def failed(self, failure: Failure, token: tuple[bytes, int, Limits, Limits, Asker, Any]) -> None:
-        key, index, limits, once, asker, asker_token = token
-        Search(self._members, key, limits, once, asker, asker_token).failed(failure, index)
+    def failed(self, failure: Failure, token: tuple[bytes, int, Limits, Limits, tuple[Asker, Any]]) -> None:
+        key, index, limits, once, whom = token
+        Search(self._members, key, limits, once, self._last, whom).failed(failure, index)
 
 
 class _SingleTries:

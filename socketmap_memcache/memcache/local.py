@@ -81,10 +81,10 @@ class LocalCache:
         return answer.addCallback(lambda found: {**kept, **found})
 
     def get_leased(self, key: bytes, limits: Limits, lease_ttl: int, stale_ttl: int) -> Deferred[Leased]:
-        """Ask for a value or a lease; see :class:`ILeaseCache`. A stale value is not kept."""
-        value = self._kept.use(key)
-        if value is not None:
-            return succeed(Leased(value, won=False, fresh=True, cas=b""))
+        """Ask for a value or a lease; see :class:`ILeaseCache`. A stale value is not kept.
+
+        Whatever is kept, the cache behind is asked: only that one knows whether the value has become stale.
+        """
         question = self._asked[key] = object()
         answer: Deferred[Leased] = self._cache.get_leased(key, limits, lease_ttl, stale_ttl)
         return answer.addCallbacks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol as Structure
 
 import attrs
@@ -111,6 +111,24 @@ class Members:
     def may_have_stand_in(self, index: int) -> bool:
         """Say whether another server may still have what was stored in this one's place while it was away."""
         return self.rule.stand_in and self._clock() - self._behind_since(index) <= self.rule.failover_ttl
+
+    def stand_in_places(self, key: bytes) -> int:
+        """Say at how many servers, of those that follow the homes of a key, it may still be in place of these.
+
+        It went to the first that was up: to one that was away itself not long ago it may not have gone.
+        """
+        places = 0
+        if any(map(self.may_have_stand_in, self.homes(key))):
+            for index in self.order(key)[self.rule.replicas :]:
+                places += 1
+                if not self.may_have_stand_in(index):
+                    break
+        return places
+
+    def stand_ins(self, key: bytes) -> Collection[int]:
+        """Give the servers that this process knows to have a key in place of another."""
+        servers, end = self._history.stand_ins.get(key, ((), 0))
+        return servers if self._clock() < end else ()
 
     def stand_in_ttl(self, ttl: int) -> int:
         """Give the ttl for an entry at a stand-in."""

@@ -14,12 +14,16 @@ from socketmap_memcache.memcache.members import Members
 class Search:
     """Asks the usable servers in the order of the ring, as many as there are replicas, and then judges.
 
-    Found at one of them is found. Where none has the key it is *missing* if all its homes say so, or one does that is
-    whole (see :meth:`Members.is_whole`): a server that is down must not make every new key fail. Otherwise the homes
-    that did not answer are asked once more, with all tries; and then it has *failed*: one of them may have it.
+    Found at one of them is found. Where there is a backup, which is asked for what is missing, one that misses the key
+    is enough; and it is that server's lease which spares the backup.
 
-    An empty value may be the mark of a lease: it is the answer if no other server has a value. Where there is no
-    backup, and a home came back not long ago, one server more is asked: it may have stood in for that home.
+    Where there is none, a key that no server has is *missing* if all its homes say so, or one does that is whole (see
+    :meth:`Members.is_whole`): a server that is down must not make every new key fail. Otherwise the homes that did not
+    answer are asked once more, with all tries; and then it has *failed*: one of them may have it. If a home came back
+    not long ago, others are asked as well that may have stood in for it, and one that is known to have done so counts
+    as a home.
+
+    An empty value may be the mark of a lease: it is the answer if no other server has a value.
     """
 
     __slots__ = (
@@ -78,13 +82,19 @@ class Search:
                 if index not in self._tried and members.clients[index].usable:
                     self._ask(index, self._once)
                     return
+        missed_by = self._misses
         homes = members.homes(self._key)
-        misses = [index for index in homes if index in self._misses]
-        if self._empty is not None or len(misses) == len(homes) or any(map(members.is_whole, misses)):
+        places = [*homes, *members.stand_ins(self._key)]
+        if (
+            self._empty is not None
+            or (missed_by and self._limits.backed)
+            or missed_by.issuperset(places)
+            or any(index in missed_by and members.is_whole(index) for index in homes)
+        ):
             self._asker.answered(self._empty, self._token)
             return
-        for index in homes:
-            if index not in self._misses and index not in self._insisted:
+        for index in places:
+            if index not in missed_by and index not in self._insisted:
                 self._insisted.add(index)
                 self._ask(index, self._limits)
                 return
@@ -94,8 +104,7 @@ class Search:
     def _enough(self) -> int:
         """Give how many servers have to miss the key before no other is asked."""
         members = self._members
-        late = not self._limits.backed and any(map(members.may_have_stand_in, members.homes(self._key)))
-        return members.rule.replicas + late
+        return members.rule.replicas + (0 if self._limits.backed else members.stand_in_places(self._key))
 
     def _ask(self, index: int, limits: Limits) -> None:
         self._members.clients[index].get_for(self._key, limits, self, index)

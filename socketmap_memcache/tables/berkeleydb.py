@@ -204,6 +204,10 @@ class BerkeleyStore:
             database = self._db.DB(environment)
             try:
                 database.open(self._path, dbtype=self._type, flags=0 if lock == _WRITERS else self._db.DB_RDONLY)
+                found = database.stat(self._db.DB_FAST_STAT)
+                if os.stat(self._path).st_size < found["pagecnt"] * found["pagesize"]:  # noqa: PTH116
+                    # To the library a page of a hash that is not there has no keys.
+                    raise self._db.DBError(f"the file has lost its end; make it again with: postmap {self._name}")
                 yield database
             finally:
                 database.close(self._db.DB_NOSYNC)  # what was done is synced; what failed better stays undone

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from socketmap_memcache.asker import FIRING, Asker
+from socketmap_memcache.asker import FIRING, Asker, tell
 from socketmap_memcache.memcache.interface import ICache
 from socketmap_memcache.memcache.memory import MONTH
 from socketmap_memcache.protocols.memcache import KEY_LIMIT
@@ -19,6 +19,9 @@ from socketmap_memcache.tables.memcache_settings import Settings
 
 #: In place of a value: the backup does not have the key. No update stores a value with a NUL.
 MISSING = b"\0missing"
+
+#: The last UNIX time that memcached knows, in 2038: a later one counts as long past.
+_LATEST = 2**31 - 1
 
 
 class CacheEntries:
@@ -61,7 +64,12 @@ class CacheEntries:
     def update_for(self, cache_key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
         """Tell the asker what :meth:`update` would fire with."""
         if len(value) > self._limits.data_size_limit and not self.fits(value):
-            asker.answered(False, token)
+            if self._has_backup and len(cache_key) <= KEY_LIMIT:
+                # Postfix leaves what is there: the value of before, but for us it may be the mark of a missing key.
+                deleted: Deferred[Any] = self._cache.delete(cache_key, self._limits)
+                tell(deleted.addCallback(lambda _: False), asker, token)
+            else:
+                asker.answered(False, token)
         elif len(cache_key) > KEY_LIMIT:
             asker.failed(Failure(self._keys.too_long(cache_key)), token)
         else:
@@ -101,7 +109,10 @@ class CacheEntries:
         default, now = self._settings.ttl, self._clock()
         if self._has_backup and default and (default if default <= MONTH else default - now) <= ttl:
             return self._default_ttl()
-        return ttl if ttl <= MONTH else int(now + ttl)
+        if ttl <= MONTH:
+            return ttl
+        end = int(now + ttl)
+        return end if end <= _LATEST else 0  # 0: for ever
 
     def _default_ttl(self) -> int:
         """Give the ttl of the file, and the time for which a value may be stale after it."""

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from socketmap_memcache.errors import ConfigurationError, Problem, TemporaryError
 from socketmap_memcache.tables.folding import normalize
-from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, without_nul
+from socketmap_memcache.tables.indexed_file import FORMS, age_warnings, stamp, without_nul
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.read_only import ReadOnlyTable
 from socketmap_memcache.tables.registry import TableContext
@@ -234,8 +234,3 @@ class CdbCursor:
             return fail(TemporaryError(f"{self._name}: {error}"))
         self._position = position
         return succeed((without_nul(key), without_nul(value)))
-
-
-def stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells one file, and one state of it, from another."""
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

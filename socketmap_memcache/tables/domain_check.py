@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 if TYPE_CHECKING:
     from socketmap_memcache.tables.match_list import MatchList

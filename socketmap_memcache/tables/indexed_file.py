@@ -24,6 +24,11 @@ def without_nul(stored: bytes) -> bytes:
     return stored.partition(b"\0")[0]
 
 
+def stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells one file, and one state of it, from another."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
 def age_warnings(source: str, indexed: str) -> list[Problem]:
     """Say so if a text file was changed after the file that was made of it, as Postfix does when it opens a table.
 

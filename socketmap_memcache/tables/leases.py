@@ -24,7 +24,7 @@ from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.lease_support import LeaseSupport
 from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.single_flight import SingleFlight, Waiters
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 #: Seconds before those who wait look for the value again, at first and at most; it doubles in between.
 FIRST_PAUSE = 0.01

@@ -139,6 +139,9 @@ class LmdbStore:
                 self._delete_ended(transaction)  # here it takes no time for the disk of its own
             return results
 
+        with suppress(OSError):  # the privilege to come to it may have been given up since
+            if self._attached and not self._file.has_name(self._path):
+                self.close()
         if not self._attached:
             self._attach()
         try:

@@ -91,6 +91,17 @@ class LmdbFile:
                 self._close_environment()
                 raise TemporaryError(f"{self._path}: {error}") from error
 
+    def has_name(self, path: Path) -> bool:
+        """Say whether a name is, maybe among others, the file's.
+
+        :raises OSError: that cannot be known.
+        """
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self.identity
+
     def close(self) -> None:
         """Close it, when nobody uses it."""
         self._close_environment()
@@ -136,11 +147,7 @@ class LmdbFile:
 
     def _check_identity(self) -> None:
         """See whether the file still has its name, by which LMDB opens it."""
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            raise ReplacedError from None
-        if (status.st_dev, status.st_ino) != self.identity:
+        if not self.has_name(self._path):
             raise ReplacedError
 
     def _open_environment(self) -> lmdb.Environment:

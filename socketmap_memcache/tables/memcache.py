@@ -39,7 +39,7 @@ from socketmap_memcache.tables.memcache_keys import CacheKeys
 from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.memcache_several import SeveralLookups
 from socketmap_memcache.tables.read_only import RefusingCursor
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 
 @implementer(IAskedTable, IBatchTable, IBulkTable, IRefusing, ISweptTable)

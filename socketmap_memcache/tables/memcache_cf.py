@@ -56,8 +56,11 @@ def open_memcache(name: str, context: TableContext, create: bool = False) -> ITa
 
 def _settings(parameters: Parameters, context: TableContext) -> Settings:
     timeout = parameters.integer("timeout", 2, minimum=0)
+    flags = parameters.integer("flags", 0)
+    if flags < 0:
+        parameters.warn("flags", f"flags = {flags}: memcached refuses flags below 0, and takes the value for a command")
     return Settings(
-        flags=parameters.integer("flags", 0),
+        flags=flags,
         ttl=parameters.integer("ttl", 3600),
         key_format=_key_format(parameters),
         key_digest=_key_digest(parameters),
@@ -92,12 +95,12 @@ def _key_format(parameters: Parameters) -> KeyFormat:
 def _key_digest(parameters: Parameters) -> str:
     name = parameters.text("key_digest", "").lower()
     try:
-        if name:
-            hashlib.new(name, usedforsecurity=False).hexdigest()
+        if not name or hashlib.new(name, usedforsecurity=False).hexdigest():  # that of "null" is empty, and so no key
+            return name
     except (ValueError, TypeError):  # TypeError: a digest without a length of its own
-        parameters.error("key_digest", f"key digest {name} is not available (sha256 is, for example)")
-        return ""
-    return name
+        pass
+    parameters.error("key_digest", f"key digest {name} is not available (sha256 is, for example)")
+    return ""
 
 
 def _cache(parameters: Parameters, ttl: int, pool: ClientPool) -> Callable[[Layer], ICache]:

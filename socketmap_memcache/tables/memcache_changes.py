@@ -17,7 +17,7 @@ from socketmap_memcache.tables.interface import ITable, ReadOnlyError
 from socketmap_memcache.tables.memcache_keys import CacheKeys
 from socketmap_memcache.tables.memcache_settings import Settings
 from socketmap_memcache.tables.read_only import refusal_of
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 
 class Changes:

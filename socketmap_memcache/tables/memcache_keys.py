@@ -8,7 +8,7 @@ from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.protocols.memcache import KEY_LIMIT, has_forbidden
 from socketmap_memcache.tables.domain_check import DomainCheck
 from socketmap_memcache.tables.memcache_settings import Settings
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 
 class CacheKeys(DomainCheck):

@@ -19,7 +19,7 @@ from socketmap_memcache.tables.lookup_all import Answer, gather
 from socketmap_memcache.tables.lookup_first import first_of
 from socketmap_memcache.tables.memcache_keys import CacheKeys
 from socketmap_memcache.tables.memcache_settings import Settings
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 #: Keys in one command to memcached, at most, where many are looked up at once.
 _KEYS_A_GET = 100

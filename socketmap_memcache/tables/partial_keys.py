@@ -23,7 +23,7 @@ from socketmap_memcache.tables.lookup_first import lookup_first
 from socketmap_memcache.tables.mail_address import add_extension, quote, split_extension, unquote
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.read_only import refusal_of
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 #: Bytes: no address or host name in mail is longer (Postfix's line_length_limit). It could have thousands of parents.
 KEY_LIMIT = 2048

@@ -16,7 +16,7 @@ from socketmap_memcache.tables.key_format import Template
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.query_format import parse_query, parse_result, unquoted
 from socketmap_memcache.tables.read_only import ReadOnlyTable
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 _LEGACY = ("table", "select_field", "where_field")
 

@@ -25,7 +25,7 @@ from socketmap_memcache.tables.interface import IAskedTable, ICursor, RefusedErr
 from socketmap_memcache.tables.match_list import MatchList
 from socketmap_memcache.tables.redis_client import RedisClient
 from socketmap_memcache.tables.redis_command import VALUE_LIMIT, Command
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 #: Keys that Redis looks at for one step of a walk, and whose values are read at once.
 STEP = 500
@@ -216,6 +216,7 @@ class RedisCursor:
     def _read_ahead(self) -> Generator[Deferred[Any], Any, None]:
         self._changes = self._table.changes
         self._until = self._seconds() + READ_AHEAD_TIME
+        self._values.clear()
         keys = [self._keys[place] for place in range(min(READ_AHEAD, len(self._keys)))]
         values: list[bytes | None] = yield self._table.run(lambda *to: redis_command.get_many(keys, *to))
         self._values = deque(values)

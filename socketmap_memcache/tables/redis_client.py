@@ -175,12 +175,15 @@ class RedisClient:
         if commands:
             self._complain(error)
         now = self._reactor.seconds()
+        failed = []
         for command in commands:
             command.tries += 1
             if command.again and command.tries < TRIES and command.deadline > now:
                 self._wait(command)
             else:
-                command.fail(error)
+                failed.append(command)
+        for command in failed:  # last: who hears of it may send another, which has to come after these, or close
+            command.fail(error)
 
     def _unreachable(self, failure: Failure) -> None:
         self._attempt = None

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import PermanentError, TableError, TemporaryError
-from socketmap_memcache.tables.indexed_file import without_nul
+from socketmap_memcache.tables.indexed_file import stamp, without_nul
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import finish, read_cf, read_match_list
 from socketmap_memcache.tables.query_format import QueryFormat, unquoted
@@ -105,7 +105,7 @@ class SqliteStore:
         self._format = query_format
         self._limit = expansion_limit
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._opened: tuple[int, ...] = ()  # the file, as it was then
         self._under_way: Operation | None = None
         self._empty_logged = False
 
@@ -148,14 +148,14 @@ class SqliteStore:
 
     def close(self) -> None:
         """Close the database."""
-        self._opened = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _connected(self) -> sqlite3.Connection:
-        status = os.stat(self._path)  # noqa: PTH116
-        now = status.st_dev, status.st_ino
+        # SQLite keeps pages in memory as long as the file has had the same number of changes. So may another one that
+        # was copied over it: made by the same script, say.
+        now = stamp(os.stat(self._path))  # noqa: PTH116
         if self._connection is None or now != self._opened:
             self.close()
             self._connection = self.connect(LOCK_TIMEOUT)

@@ -28,6 +28,40 @@ class TestReplicas(ClusterTests):
             self.clients[1].answer("get", b"0", result=None)
             assert bool(self.clients[0].asked) is failed
 
+    def test_closed_under_way(self) -> None:
+        """Clients are let go of when all has been answered: until then the other server is asked, or owes."""
+        found = self.get()
+        self.cluster.close()
+        self.clients[0].answer("get", b"0", result=None)
+        self.clients[1].answer("get", b"0", result=b"v")
+        assert self.successResultOf(found) == b"v"
+        for change, command in ((self.set, ("set", b"0", b"v", 100)), (self.delete, ("delete", b"0"))):
+            self.assertClosed()
+            self.cluster = self.open()
+            done = change()
+            self.cluster.close()
+            self.clients[0].fail(*command)
+            self.clients[1].answer(*command, result=True)
+            assert self.successResultOf(done) is True
+        self.assertClosed()
+        assert self.owed == [[b"0", b"0"], [], []]
+
+    def test_closed_after_one_answer(self) -> None:
+        """When nothing but the answer of the first server is under way, clients are let go of after that."""
+        for usable, number in ((True, 0), (False, 1)):
+            self.clients[0].usable = usable
+            self.cluster = self.open()
+            done = self.get()
+            self.cluster.close()
+            self.clients[number].answer("get", b"0", result=b"v")
+            assert self.successResultOf(done) == b"v"
+            self.assertClosed()
+
+    def assertClosed(self) -> None:
+        for client in self.clients:
+            assert client.asked.pop() == ("close", None, None)
+        self.assertIdle()
+
     def test_first_has_it(self) -> None:
         """The first server that has a key gives the answer; limits are made once, so that gets can be shared."""
         done, again = self.get(b"0a"), self.get(b"1a")
@@ -185,10 +219,11 @@ class TestReplicas(ClusterTests):
         assert self.owed == [[], [b"0"], []]
 
     def test_get_many(self) -> None:
-        """Keys that their first server misses are to be asked for on their own."""
+        """Keys that their first server misses are to be asked for on their own; it has one try, as others follow."""
         done = self.cluster.get_many([b"0a", b"0b", b"0c"], LIMITS)
         self.clients[0].answer("get_many", [b"0a", b"0b", b"0c"], result={b"0a": b"1", b"0c": b""})
         assert self.successResultOf(done) == {b"0a": b"1", b"0b": None, b"0c": None}
+        assert self.clients[0].limits[0].max_try == 1
 
     def test_lease(self) -> None:
         """A lease is that of the first usable server; where that one fails, of the next."""

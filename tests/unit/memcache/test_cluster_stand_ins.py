@@ -53,6 +53,40 @@ class TestStandIns(ClusterTests):
             assert self.successResultOf(done) == (answers[0] if answers else None)
         self.assertIdle()
 
+    def test_found_after_several_returns(self) -> None:
+        """If the next server, too, has come back not long ago, the one after it may have stood in for both."""
+        for index in range(3):
+            self.clients[index].up_since = NOW
+        for answer in (b"v", None):
+            done = self.get()
+            self.clients[0].answer("get", b"0", result=None)
+            self.clients[1].answer("get", b"0", result=None)
+            self.clients[2].answer("get", b"0", result=answer)
+            assert self.successResultOf(done) == answer
+        self.assertIdle()
+
+    def test_stand_in_away(self) -> None:
+        """While the server that stands in for another is away itself, what it has is not missing."""
+        self.set()
+        self.clients[0].fail("set", b"0", b"v", 100)
+        self.clients[1].answer("set", b"0", b"v", 60, result=True)
+        for usable in (True, False):
+            self.clients[1].usable = usable
+            done = self.get()
+            self.clients[0].answer("get", b"0", result=None)
+            if usable:
+                self.clients[1].fail("get", b"0")
+            self.clients[2].answer("get", b"0", result=None)
+            self.clients[1].fail("get", b"0")
+            assert self.clients[1].limits[-1] == LIMITS
+            self.assertFailed(done, 1)
+        self.clock.advance(60)
+        done = self.get()
+        self.clients[0].answer("get", b"0", result=None)
+        self.clients[2].answer("get", b"0", result=None)
+        assert self.successResultOf(done) is None
+        self.assertIdle()
+
     def test_found_after_the_return_of_one_of_many(self) -> None:
         """What a server misses just after its return is to be asked for on its own."""
         for up_since, found in ((NOW, {b"0": None}), (float("-inf"), {})):
@@ -71,6 +105,15 @@ class TestStandIns(ClusterTests):
         many = self.cluster.get_many([b"0"], limits)
         self.clients[0].answer("get_many", [b"0"], result={})
         assert self.successResultOf(many) == {}
+        # Nobody insists, and what the stand-in misses may be leased there.
+        done = self.cluster.get(b"0", limits)
+        self.clients[0].fail("get", b"0")
+        self.clients[1].answer("get", b"0", result=None)
+        assert self.successResultOf(done) is None
+        done = self.cluster.get(b"0", limits)
+        for number in (0, 1, 2, 0):
+            self.clients[number].fail("get", b"0")
+        self.assertFailed(done, 0)
 
     def test_not_missing(self) -> None:
         """What the next server does not have is not missing: only the key's own could say so."""

@@ -105,6 +105,18 @@ class TestOperations(BerkeleyTests):
         opened.path.write_bytes(good)
         assert opened.lookup(b"a") == b"value of a"
 
+    def test_end_lost(self, opened: Opened) -> None:
+        """A file that was cut off is a failure, also for keys whose page a hash has lost; it is not written to."""
+        write(opened.path, opened.kind, {b"%d\0" % number: bytes(100) for number in range(1000)})
+        half = opened.path.read_bytes()[: opened.path.stat().st_size // 2 // 4096 * 4096]
+        opened.path.write_bytes(half)
+        for number in range(0, 1000, 100):
+            with pytest.raises(TemporaryError, match="has lost its end"):
+                opened.lookup(b"%d" % number)
+        with pytest.raises(TemporaryError, match="has lost its end"):
+            opened.update(b"new", b"value")
+        assert opened.path.read_bytes() == half
+
 
 class TestLocks(BerkeleyTests):
     def holds(self, path: Path, lock: int) -> bool:

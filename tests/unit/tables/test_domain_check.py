@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.tables.domain_check import DomainCheck
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 from tests.unit.tables.fakes import Domains
 
 

@@ -225,8 +225,12 @@ class TestMissing(Hosts):
         assert self.cache.value(b"k") is None
 
     def test_updated(self) -> None:
-        """An update takes the place of the mark."""
+        """An update takes the place of the mark, or takes it away where the value is too long for the cache."""
         self.backup.known = None
+        self.ask(self.one)
+        self.wait(0.5)
+        self.successResultOf(self.two.update(b"k", b"long" * 100))
+        assert self.cache.value(b"k") is None
         self.ask(self.one)
         self.wait(0.5)
         self.successResultOf(self.two.update(b"k", b"new"))

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import cast
+
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import LeasesUnsupportedError
+from socketmap_memcache.memcache.local import LocalCache
+from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.tables.cache_entries import MISSING
 
+from .lease_fakes import Pool, host
 from .lease_tests import Hosts
 
 
@@ -28,6 +33,16 @@ class TestStale(Hosts):
         assert self.backup.asked == 1
         assert self.answers(self.ask(self.one, self.two)) == [b"new", b"new"]
         assert self.backup.asked == 1
+
+    def test_kept_in_the_process(self) -> None:
+        """A stale value that a process keeps for a while is renewed as any other is."""
+        local = LocalCache(self.cache, 5, 1000, cast(ClientPool, Pool(self.clock)))
+        table = host(self.clock, local, self.backup, stale_ttl=self.stale_ttl)
+        self.lapse()
+        assert self.answers(self.ask(table)) == [b"kept"]
+        self.wait(0.3)
+        assert self.backup.asked == 1
+        assert self.answers(self.ask(table)) == [b"new"]
 
     def test_over(self) -> None:
         """After ``stale_ttl`` it is not served any more."""

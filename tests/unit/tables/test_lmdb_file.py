@@ -65,6 +65,37 @@ class TestChangedFile(LmdbTests):
         second.close()
         assert self.content() == {b"k\0": b"newer\0"}
 
+    def test_moved_aside(self) -> None:
+        """So is one that gets the name of the old one, which still is there under another."""
+        self.make({b"k\0": b"old\0"})
+        store = self.open()
+        assert self.lookups(store, [b"k", b"new"]) == [b"old", None]
+        self.path.rename(self.path.with_name("old"))
+        self.fails(lambda: self.lookups(store, [b"k"]), "No such file")
+        self.make({b"new\0": b"v\0"})
+        assert self.lookups(store, [b"k", b"new"]) == [None, b"v"]
+
+    def test_other_name(self) -> None:
+        """A table whose name is a link to another file from now on goes there, and one with the old name stays."""
+        self.make({b"k\0": b"old\0"})
+        new, link = self.path.with_name("new"), self.path.with_name("link")
+        self.make({b"k\0": b"new\0"}, new)
+        link.symlink_to(self.path)
+        by_link, by_name = self.open(link), self.open()
+        assert by_link._file is by_name._file
+        link.unlink()
+        link.symlink_to(new)
+        assert self.lookups(by_name, [b"k"]) == [b"old"]
+        assert self.lookups(by_link, [b"k"]) == [b"new"]
+
+    def test_unreachable(self) -> None:
+        """A file that is open stays in use: the service may have given up the privilege to come to it."""
+        self.make({b"k\0": b"v\0"})
+        store = self.open()
+        self.path.rename(self.path.with_name("old"))
+        self.path.symlink_to(self.path)
+        assert self.lookups(store, [b"k"]) == [b"v"]
+
     def test_removed(self) -> None:
         """While there is no file everything fails; when there is one again, it is used."""
         self.make({b"k\0": b"v\0"})

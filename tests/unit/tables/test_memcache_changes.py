@@ -87,9 +87,15 @@ class TestUpdate(ChangeTests):
         self.assertTrace("set b'k' b'v' 0 3600")
 
     def test_too_long(self) -> None:
-        """A value above data_size_limit goes to the backup only, as with Postfix; without a backup it is not stored."""
+        """A value above data_size_limit goes to the backup only, as with Postfix; without a backup it is not stored.
+
+        Unlike with Postfix the cache does not keep what it has of the key, as a mark that the backup does not have it.
+        """
         assert self.update(open_table(self.cache, self.backup, data_size_limit=3), value=b"long") is True
-        self.assertTrace("backup update b'k' b'long' None")
+        self.assertTrace("delete b'k'", "backup update b'k' b'long' None")
+        long_key = b"x" * 251
+        assert self.update(open_table(self.cache, self.backup, data_size_limit=3), long_key, b"long") is True
+        self.assertTrace(f"backup update {long_key!r} b'long' None")
         assert self.update(open_table(self.cache, data_size_limit=3), value=b"long") is False
         self.assertTrace()
 
@@ -194,6 +200,7 @@ class TestUpdate(ChangeTests):
         """The cache keeps a value no longer than its ttl, and with a backup no longer than the table's own."""
         now = 1_700_000_000
         later = now + 100  # the table's ttl may be a UNIX time
+        last = 2**31 - 1  # a UNIX time after it is in the past for memcached, which has 32 bits for it
         for default, ttl, with_backup, without in (
             (3600, None, 3600, 3600),
             (3600, 60, 60, 60),
@@ -204,6 +211,8 @@ class TestUpdate(ChangeTests):
             (0, MONTH + 1, now + MONTH + 1, now + MONTH + 1),
             (3600, MONTH + 1, 3600, now + MONTH + 1),
             (MONTH, MONTH + 1, MONTH, now + MONTH + 1),
+            (0, last - now, last, last),
+            (0, last - now + 1, 0, 0),
             (later, 50, 50, 50),
             (later, 200, later, 200),
             (-1, None, -1, -1),

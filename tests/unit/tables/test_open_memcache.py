@@ -71,7 +71,7 @@ class OpenMemcacheTests(SynchronousTestCase):
     def test_all(self) -> None:
         """Every parameter of memcache_table(5) is honoured."""
         table = self.open(
-            "memcache = unix:/run/mc\nbackup = static:x\nflags = -1\nttl = -5\nkey_format = a:%u\nkey_digest = MD5\n"
+            "memcache = unix:/run/mc\nbackup = static:x\nflags = 7\nttl = -5\nkey_format = a:%u\nkey_digest = MD5\n"
             "domain = example.com\ndata_size_limit = 1\nline_size_limit = 2\nmax_try = 3\nretry_pause = 4\n"
             "timeout = 5\nfold_keys = no\n"
         )
@@ -79,7 +79,7 @@ class OpenMemcacheTests(SynchronousTestCase):
         assert table._cache.name == "unix:/run/mc"
         assert table._backup is not None
         assert table._backup.name == "static:x"
-        assert (settings.flags, settings.ttl, settings.key_format.template) == (-1, -5, b"a:%u")
+        assert (settings.flags, settings.ttl, settings.key_format.template) == (7, -5, b"a:%u")
         assert (settings.key_digest, settings.fold_keys) == ("md5", False)
         assert settings.domain is not None
         assert settings.domain.match_address(b"a@example.com") is True
@@ -112,6 +112,13 @@ class OpenMemcacheTests(SynchronousTestCase):
             for value in ("0", "-1"):
                 assert self.errors(f"{name} = {value}") == [f"1: invalid {name} parameter value {value} < 1"]
         assert self.errors("timeout = -1") == ["1: invalid timeout parameter value -1 < 0"]
+
+    def test_negative_flags(self) -> None:
+        """Flags below 0 are sent, as Postfix does; that memcached refuses them is a warning."""
+        assert self.settings("flags = -1").flags == -1
+        assert [problem.text for problem in self.context.warnings] == [
+            "flags = -1: memcached refuses flags below 0, and takes the value for a command"
+        ]
 
     def test_servers(self) -> None:
         """A server that cannot be one is refused, with the line, also an empty one."""
@@ -148,7 +155,7 @@ class OpenMemcacheTests(SynchronousTestCase):
         """A digest may be in any case; one that is not available is refused."""
         assert self.settings("key_digest = MD5").key_digest == "md5"
         assert self.settings("key_digest =").key_digest == ""
-        for value in ("sha257", "shake_128", "md5 sha1", "\udcff"):
+        for value in ("sha257", "shake_128", "null", "md5 sha1", "\udcff"):
             if value.isascii():
                 (error,) = self.errors(f"key_digest = {value}")
                 assert error == f"1: key digest {value} is not available (sha256 is, for example)"

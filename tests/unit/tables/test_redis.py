@@ -152,6 +152,17 @@ class TestCursor(RedisTableTests):
         self.clock.advance(1)
         assert self.next(cursor, array(bulk(b"4"))) == (b"c", b"4")
 
+    def test_changes_and_failure(self) -> None:
+        """Nor do the values of before a change come back when they could not be read again."""
+        cursor = self.table.cursor()
+        self.next(cursor, self.scanned(b"0", b"p:a", b"p:b"), array(*map(bulk, [b"1", b"2"])))
+        self.table.update(b"b", b"new")
+        self.peer.answer(SET=b"+OK\r\n")
+        failed = cursor.next()
+        self.peer.send(b"-ERR for now\r\n")
+        self.failureResultOf(failed, TemporaryError)
+        assert self.next(cursor, array(bulk(b"new"))) == (b"b", b"new")
+
     def test_other_server(self) -> None:
         """On another connection the walk begins anew, and what has come does not come again."""
         cursor = self.table.cursor()

@@ -149,6 +149,26 @@ class TestClient(RedisClientTests):
         assert self.redis.attempts == []
         assert self.client.connections == 2
 
+    def test_order_when_lost(self) -> None:
+        """What is sent because of a command that has failed comes after those that were sent before."""
+        peer = self.connected()
+        answers: list[Deferred[Any]] = [self.delete(), self.set()]
+        later: list[Deferred[Any]] = []
+        answers[0].addErrback(lambda _: later.append(self.get()))
+        peer.lose()
+        second = self.redis.accept()
+        self.clock.advance(0)
+        assert second.received() == [b"SET k v", b"GET k"]
+
+    def test_closed_when_lost(self) -> None:
+        """A client that is closed because a command has failed does the others that were under way."""
+        peer = self.connected()
+        answers: list[Deferred[Any]] = [self.delete(), self.get()]
+        answers[0].addErrback(lambda _: self.client.close())
+        peer.lose()
+        self.redis.accept().answer(GET=bulk(b"v"))
+        assert self.successResultOf(answers[1]) == b"v"
+
     def test_idle_connection_lost(self) -> None:
         """A connection that is lost between commands is nothing to speak of, and made anew when it is needed."""
         self.connected().lose()

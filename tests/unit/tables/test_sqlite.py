@@ -372,6 +372,18 @@ class TestFile:
         new.rename(site.database)
         assert site.lookup(table, b"a") == b"2"
 
+    def test_copied_over(self, site: Site) -> None:
+        """Nor of one that is copied over the old one, though SQLite itself cannot tell it from that."""
+        table = site.open(QUERY, [("k", "old")])
+        assert [site.lookup(table, b"k"), site.lookup(table, b"new")] == [b"old", None]
+        new = site.database.with_name("new")
+        site.fill(new, [("new", "v")])
+        site.fill(new, [])
+        counter = slice(24, 28)  # of the changes: equal, in files that were made by as many steps
+        assert new.read_bytes()[counter] == site.database.read_bytes()[counter]
+        site.database.write_bytes(new.read_bytes())
+        assert [site.lookup(table, b"k"), site.lookup(table, b"new")] == [None, b"v"]
+
     def test_missing_later(self, site: Site) -> None:
         """A database that has gone is a failure until there is one again."""
         table = site.open(rows=[("a", "1")])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from socketmap_memcache.tables.under_way import UnderWay
+from socketmap_memcache.under_way import UnderWay
 
 
 class TestUnderWay(SynchronousTestCase):
