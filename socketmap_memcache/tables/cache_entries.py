@@ -64,8 +64,8 @@ class CacheEntries:
     def update_for(self, cache_key: bytes, value: bytes, ttl: int | None, asker: Asker, token: Any) -> None:
         """Tell the asker what :meth:`update` would fire with."""
         if len(value) > self._limits.data_size_limit and not self.fits(value):
-            if self._has_backup and len(cache_key) <= KEY_LIMIT:
-                # Postfix leaves what is there: the value of before, but for us it may be the mark of a missing key.
+            if self._settings.leases.negative_ttl and len(cache_key) <= KEY_LIMIT:
+                # Postfix leaves what is there, which here may be the mark that the backup does not have the key.
                 deleted: Deferred[Any] = self._cache.delete(cache_key, self._limits)
                 tell(deleted.addCallback(lambda _: False), asker, token)
             else:
