@@ -140,7 +140,7 @@ def regexp_rule(rng: random.Random, number: int) -> str:
 def test_regexp(oracle: Oracle, source: random.Random) -> None:
     """Generated expressions match what they match in Postfix, with the same submatches; bad ones are the same."""
     found = 0
-    for _ in range(8):
+    for _ in range(4):
         rules = [regexp_rule(source, number) for number in range(200)]
         keys = {
             f"{number}:{''.join(source.choices(CHARACTERS, k=source.randint(0, 6)))}"
@@ -148,7 +148,7 @@ def test_regexp(oracle: Oracle, source: random.Random) -> None:
             for _ in range(8)
         }
         found += compare(oracle, "regexp", "".join(rules).encode(), [key.encode() for key in sorted(keys)])
-    assert found > 700
+    assert found > 350
 
 
 def test_regexp_structure(oracle: Oracle, source: random.Random) -> None:
