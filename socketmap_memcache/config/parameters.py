@@ -101,10 +101,14 @@ class Parameters:
         self._warnings.append((self.line(name), self._problem(name, text)))
 
     def adopt(self, name: str, problems: Iterable[Problem]) -> None:
-        """Note errors found elsewhere because of this parameter; those without a place get its place."""
+        """Note errors found elsewhere because of this parameter; those without a line get its place."""
         for problem in problems:
-            placed = self._problem(name, problem.text) if problem.path is None else problem
-            self._errors.append((self.line(name), placed))
+            if problem.path is None:
+                self.error(name, problem.text)
+            elif problem.line or problem.path == self._parsed.path:
+                self._errors.append((self.line(name), problem))
+            else:
+                self.error(name, f"{name}: {problem}")
 
     def accept(self, names: Iterable[str]) -> None:
         """Let names count as known, though nothing may ask for them."""

@@ -16,7 +16,8 @@ from socketmap_memcache.log_limit import LogLimit
 #: Seconds after which accepting is tried again when the system had no descriptor, or no memory, for one more client.
 RETRY_PAUSE = 1.0
 
-_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Errors of accept() for which the client is no reason, and which pass.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Entrance:
@@ -134,7 +135,7 @@ class _PatientSocket:
         try:
             return self._listening.accept()
         except OSError as error:
-            if error.errno not in _EXHAUSTED:
+            if error.errno not in EXHAUSTED:
                 raise
             self._entrance.exhausted(error)
             raise _nobody() from error

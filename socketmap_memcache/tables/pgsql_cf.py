@@ -95,7 +95,7 @@ def _password(parameters: Parameters) -> str:
             parameters.error("password_file", f"every user may use this password; run: chmod o= {path}")
         return data.removesuffix(b"\n").decode(errors="surrogateescape")
     except ConfigurationError as error:
-        parameters.error("password_file", str(error))
+        parameters.adopt("password_file", error.problems)
         return ""
 
 

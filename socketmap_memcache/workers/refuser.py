@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from socketmap_memcache.listeners.entrance import EXHAUSTED, RETRY_PAUSE
 
 
 class Refuser:
@@ -24,27 +25,43 @@ class Refuser:
         """Refuse who connects to these from now on, and who waits there; returns whether that is new."""
         if self._doors:
             return False
-        self._doors = [_Door(listening) for listening in sockets]
+        self._doors = [_Door(listening, self._reactor) for listening in sockets]
         for door in self._doors:
-            self._reactor.addReader(door)
+            door.open()
         return True
 
     def end(self) -> None:
         """Leave connections to the workers again."""
         for door in self._doors:
-            self._reactor.removeReader(door)
+            door.close()
         self._doors = []
 
 
 @implementer(IReadDescriptor)
 class _Door:
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, reactor: Any) -> None:
         listening.setblocking(False)
         self._listening = listening
+        self._reactor = reactor
+        self._retry: IDelayedCall | None = None
+
+    def open(self) -> None:
+        self._retry = None
+        self._reactor.addReader(self)
+
+    def close(self) -> None:
+        self._reactor.removeReader(self)
+        if self._retry is not None:
+            self._retry.cancel()
 
     def doRead(self) -> None:
-        with suppress(OSError):  # who has come has left
+        try:
             self._listening.accept()[0].close()
+        except OSError as error:
+            # Else who has come has left.
+            if error.errno in EXHAUSTED:
+                self._reactor.removeReader(self)
+                self._retry = self._reactor.callLater(RETRY_PAUSE, self.open)
 
     def fileno(self) -> int:
         return self._listening.fileno()

@@ -133,7 +133,7 @@ tables =
             f"{scratch}/main.cf:2: unknown parameter 'tabels'; did you mean 'tables'?",
             f"{scratch}/main.cf:3: client_idle_timeout = 5: must be at least 101s",
             f"{scratch}/bad.cf:2: invalid max_try parameter value 0 < 1",
-            f"{scratch}/none.cf: cannot be read: No such file or directory",
+            f"{scratch}/main.cf:4: tables: {scratch}/none.cf: cannot be read: No such file or directory",
         ]
 
     def test_start(self, scratch: Path, errors: list[str]) -> None:

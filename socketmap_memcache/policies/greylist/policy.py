@@ -31,7 +31,7 @@ from socketmap_memcache.policies.greylist.deferrals import Deferrals
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, parse_client
 from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
 from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
-from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, adopt, read_settings
+from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
 from socketmap_memcache.policies.interface import (
     DUNNO,
     IAskedPolicy,
@@ -82,7 +82,7 @@ def _open_table(parameters: Parameters, context: TableContext) -> ITable:
     try:
         table = open_with_options(spec, context, create=True)
     except ConfigurationError as error:
-        adopt(parameters, name, error.problems)
+        parameters.adopt(name, error.problems)
         return FailTable("fail:greylist_table")
     if context.workers > 1 and len(context.apart) > apart:
         text = f"{name} = {spec}: each of the {context.workers} workers would have a greylist of its own in memory"

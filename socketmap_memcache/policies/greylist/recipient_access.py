@@ -20,7 +20,7 @@ from socketmap_memcache.config.syntax import Entry, ParsedFile, excerpt, split_l
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT
-from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, adopt
+from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
 from socketmap_memcache.tables.registry import TableContext
@@ -38,7 +38,7 @@ def open_recipient_access(
         try:
             tables.append(open_with_options(_with_partial_keys(spec), context))
         except ConfigurationError as error:
-            adopt(parameters, name, error.problems)
+            parameters.adopt(name, error.problems)
     return RecipientAccess(tables, settings, context.reactor) if tables else None
 
 

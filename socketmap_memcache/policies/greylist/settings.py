@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from socket import gethostname
 
 import attrs
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt, suggestion
-from socketmap_memcache.errors import Problem
 from socketmap_memcache.tables.folding import valid
 
 #: Every parameter of greylisting, with its default as it would be written in the file.
@@ -123,13 +121,6 @@ def read_settings(parameters: Parameters) -> Settings:
         )
         parameters.error("greylist_fail_action", text)
     return settings
-
-
-def adopt(parameters: Parameters, name: str, problems: Iterable[Problem]) -> None:
-    """Note errors in what a parameter names. One of a file as a whole, which cannot be read, is the parameter's."""
-    for problem in problems:
-        is_of_file = problem.path is not None and not problem.line
-        parameters.adopt(name, [Problem(f"{name}: {problem}") if is_of_file else problem])
 
 
 def _action(parameters: Parameters, name: str) -> bytes:

@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, Problem
-from socketmap_memcache.policies.greylist.settings import adopt
 from socketmap_memcache.policies.greylist.whitelist_match import ClientMatcher, MailMatcher, SlowExpressionError
 from socketmap_memcache.policies.greylist.whitelist_syntax import (
     ClientEntry,
@@ -267,7 +266,7 @@ def open_whitelist(
     try:
         return kind(parameter, files, reactor)
     except ConfigurationError as error:
-        adopt(parameters, parameter, error.problems)
+        parameters.adopt(parameter, error.problems)
         return kind(parameter, (), reactor)
 
 

@@ -182,10 +182,12 @@ class TestProblems:
             ]
 
     def test_adopt(self) -> None:
-        """Errors from elsewhere keep their place; those without one get the place of the parameter."""
+        """Errors from elsewhere keep their line; those without one get the place of the parameter."""
         read = parameters("\nbackup = texthash:/x")
-        read.adopt("backup", [Problem("cannot be read", "/x"), Problem("unknown type")])
-        assert errors_of(read) == ["/x: cannot be read", "x.cf:2: unknown type"]
+        here, there = Problem("cannot be used", "x.cf"), Problem("cannot be read", "/x")
+        read.adopt("backup", [Problem("bad line", "/x", 3), there, here, Problem("unknown type")])
+        placed = "x.cf:2: backup: /x: cannot be read"
+        assert errors_of(read) == ["/x:3: bad line", placed, "x.cf: cannot be used", "x.cf:2: unknown type"]
 
     def test_order(self) -> None:
         """Those of another file are told where that is named, and not in the order of all numbers."""

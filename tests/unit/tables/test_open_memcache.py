@@ -128,13 +128,13 @@ class OpenMemcacheTests(SynchronousTestCase):
             assert repr(value) in error
 
     def test_backup(self) -> None:
-        """A backup that cannot be opened is refused, with the line, or with its own file; an empty one is none."""
+        """A backup that cannot be opened is refused, with the line; an empty one is none."""
         assert self.open("backup =")._backup is None
         assert "write type:name" in self.errors("backup = x")[0]
         assert self.errors("\nbackup = fail:\n")[0].startswith("2: fail: needs a name")
         assert "unknown table type 'bogus'" in self.errors("backup = bogus:x")[0]
         missing = f"{self.directory}/missing"
-        assert self.errors(f"backup = texthash:{missing}")[0].startswith(missing)
+        assert self.errors(f"backup = texthash:{missing}")[0].startswith(f"1: backup: {missing}: cannot be read")
         (error,) = self.errors(f"backup = memcache:{self.path}")
         assert error == f"1: table 'memcache:{self.path}' refers to itself"
 
@@ -161,11 +161,11 @@ class OpenMemcacheTests(SynchronousTestCase):
                 assert error == f"1: key digest {value} is not available (sha256 is, for example)"
 
     def test_domain(self) -> None:
-        """A domain list that cannot be read is refused, with the line, or with its own file; an empty one is none."""
+        """A domain list that cannot be read is refused, with the line; an empty one is none."""
         assert self.settings("domain =").domain is None
         assert self.errors("\n\ndomain = a, !\n") == ["3: no pattern after '!'"]
         missing = f"{self.directory}/missing"
-        assert self.errors(f"domain = {missing}")[0].startswith(missing)
+        assert self.errors(f"domain = {missing}")[0].startswith(f"1: domain: {missing}: cannot be read")
         assert "unknown table type" in self.errors("domain = bogus:x")[0]
 
     def test_fold_keys(self) -> None:
