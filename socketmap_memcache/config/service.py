@@ -159,7 +159,8 @@ def load(
     parameters = read_parameters(path, overrides, context)
     tables = _tables(parameters, context)
     policies = _policies(parameters, context)
-    read_address = partial(_address, parameters, reactor, sockets)
+    reuse_port = parameters.boolean("reuse_port", False)
+    read_address = partial(_address, parameters, reactor, sockets, reuse_port)
     socketmap_listen = _listen(parameters, "socketmap_listen", read_address)
     policy_listen = _listen(parameters, "policy_listen", read_address)
     if not parameters.words("tables", "") and not parameters.words("policies", ""):
@@ -278,7 +279,7 @@ def _tcp_table_listen(
 
 
 def _address(
-    parameters: Parameters, reactor: Any, sockets: Mapping[str, int], name: str, text: str
+    parameters: Parameters, reactor: Any, sockets: Mapping[str, int], reuse_port: bool, name: str, text: str
 ) -> ListenAddress | None:
     if text in sockets:
         return HandedAddress(text, sockets[text])
@@ -288,7 +289,7 @@ def _address(
         parameters.error(name, f"{name}: {error}")
         return None
     if isinstance(address, TcpAddress):
-        return attrs.evolve(address, reuse_port=parameters.boolean("reuse_port", False))
+        return attrs.evolve(address, reuse_port=reuse_port)
     return address
 
 

@@ -308,12 +308,13 @@ class TestWorkers:
             assert_clean(service.log)
 
     def test_instances(self, scratch: Path) -> None:
-        """With reuse_port, separate instances serve the same port; when one ends the other goes on."""
+        """With reuse_port, separate instances, also with workers, serve one port; when one ends the other goes on."""
         address = f"inet:127.0.0.1:{free_port()}"
         config = f"reuse_port = yes\n{TABLES}"
         (scratch / "other").mkdir()
         with Service(scratch, config, listen=[address]) as first:
-            with Service(scratch / "other", config, listen=[address]) as second:
+            with Service(scratch / "other", f"workers = 2\n{config}", listen=[address]) as second:
+                wait_until(lambda: "2 workers serve" in second.log, "all workers serve")
                 for _ in range(20):
                     assert ask(address, "t") == b"OK 1"
             assert ask(address, "t") == b"OK 1"

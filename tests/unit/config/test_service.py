@@ -99,6 +99,15 @@ class FileTests(ServiceConfigTests):
                 "2: socketmap_listen: 'systemd:domain=UNIX:name=maps' is listened on already, see socketmap_listen"
             ]
 
+    def test_reuse_port_elsewhere(self) -> None:
+        """``reuse_port`` means nothing for a UNIX socket, and for one that the parent of a worker has made."""
+        text = f"tables = a=static:x\nreuse_port = yes\nsocketmap_listen = unix:{self.directory}/s inet:h:3\n"
+        Path(self.path).write_text(text)
+        load(self.path, [], self.context, self.reactor, {"inet:h:3": 7}).close()
+        assert self.errors(f"{text}reuse_port = often\n") == [
+            "4: bad boolean configuration: reuse_port = often (yes or no is needed)"
+        ]
+
     def test_no_directory(self) -> None:
         """A UNIX socket whose directory does not exist is worth a warning: the service cannot make it."""
         self.load(f"tables = a=static:x\nsocketmap_listen = unix:{self.directory}/s unix:{self.directory}/no/s\n")
