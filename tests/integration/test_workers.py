@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from .harness.launch import ACTIVATE, assert_clean, check, start_in_vain
 from .harness.policy import PolicyClient
 from .harness.processes import PATIENCE, connect, free_port, scratch_directory, wait_until
 from .harness.service import Service
-from .harness.socketmap import ask
+from .harness.socketmap import SocketmapClient, ask
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +49,19 @@ def serving(scratch: Path, config: str = TABLES, workers: int = 2, **options: ob
     service = Service(scratch, f"workers = {workers}\n{config}", **options)  # type: ignore[arg-type]
     with service:
         wait_until(lambda: f"{workers} workers serve" in service.log, "all workers serve")
+        yield service
+
+
+@contextmanager
+def activated(directory: Path, listening: socket.socket, domain: str) -> Iterator[Service]:
+    """Run the service on a socket of systemd's."""
+    directory.mkdir()
+    service = Service(directory, f"workers = 2\n{TABLES}", listen=[f"systemd:domain={domain}:index=0"])
+    service.argv = [sys.executable, "-c", ACTIVATE, str(listening.fileno()), *service.argv]
+    service._pass_fds = [listening.fileno()]
+    service.addresses.clear()
+    with service:
+        wait_until(lambda: "2 workers serve" in service.log, "all workers serve")
         yield service
 
 
@@ -291,21 +305,37 @@ class TestWorkers:
                 wait_until(lambda: client.ask(MAIL).startswith(b"PREPEND"), "the mail passes at the other worker")
             os.kill(first, signal.SIGCONT)
 
-    def test_systemd(self, scratch: Path) -> None:
-        """A socket of systemd's is handed to the workers, and is left as it was."""
-        path = scratch / "systemd.sock"
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(path))
+    @pytest.mark.parametrize("domain", ["UNIX", "INET"])
+    def test_systemd(self, scratch: Path, domain: str) -> None:
+        """A socket of systemd's is handed to the workers, may be shared by instances, and is left as it was."""
+        with socket.socket(socket.AF_UNIX if domain == "UNIX" else socket.AF_INET) as listening:
+            listening.bind(str(scratch / "systemd.sock") if domain == "UNIX" else ("127.0.0.1", 0))
             listening.listen()
-            service = Service(scratch, f"workers = 2\n{TABLES}", listen=["systemd:domain=UNIX:index=0"])
-            service.argv = [sys.executable, "-c", ACTIVATE, str(listening.fileno()), *service.argv]
-            service._pass_fds = [listening.fileno()]
-            service.addresses.clear()
-            with service:
-                wait_until(lambda: "2 workers serve" in service.log, "all workers serve")
-                assert ask(f"unix:{path}", "t") == b"OK 1"
-            assert path.exists()
-            assert_clean(service.log)
+            name = listening.getsockname()
+            address = f"unix:{name}" if domain == "UNIX" else f"inet:{name[0]}:{name[1]}"
+            with activated(scratch / "first", listening, domain) as first:
+                with activated(scratch / "second", listening, domain) as second:
+                    for _ in range(20):
+                        assert ask(address, "t") == b"OK 1"
+                assert ask(address, "t") == b"OK 1"
+            assert domain != "UNIX" or Path(name).exists()
+            assert_clean(first.log)
+            assert_clean(second.log)
+
+    def test_exhausted(self, scratch: Path) -> None:
+        """Where the workers run out of descriptors nobody is turned away."""
+        with serving(scratch) as service, ExitStack() as stack:
+            for worker in workers_of(service):
+                in_use = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+                resource.prlimit(worker, resource.RLIMIT_NOFILE, (in_use + 3, 20_000))
+            clients = [stack.enter_context(SocketmapClient(service.addresses[0])) for _ in range(20)]
+            for client in clients:
+                client.send("t", b"key")
+            wait_until(lambda: service.log.count("Too many open files; others wait") == 2, "it is logged")
+            for worker in workers_of(service):
+                resource.prlimit(worker, resource.RLIMIT_NOFILE, (20_000, 20_000))
+            for client in clients:
+                assert client.receive() == b"OK 1"
 
     def test_instances(self, scratch: Path) -> None:
         """With reuse_port, separate instances, also with workers, serve one port; when one ends the other goes on."""
