@@ -104,7 +104,7 @@ class Load:
                 number += 1
                 known = self._random.choice(TRIPLETS)
                 self._ask(client, known, "known")
-                if number % 10 == 0:
+                if number % 3 == 0:
                     self._ask(client, {**known, "recipient": f"new{number}@example.org"}, "new")
 
     def _ask(self, client: PolicyClient, triplet: dict[str, str], kind: str) -> None:
