@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from socketmap_memcache import descriptors
 from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.config.service import ServiceConfig, load
+from socketmap_memcache.listeners.client_counts import ClientCounts
 from socketmap_memcache.listeners.endpoints import ListenAddress
 from socketmap_memcache.listeners.entrance import Entrance
 from socketmap_memcache.listeners.pipelined import Pipelined
@@ -30,13 +31,19 @@ class SocketmapMemcacheService(ReloadingService):
     log = Logger()
 
     def __init__(
-        self, path: str, overrides: Sequence[str], reactor: Any, sockets: Mapping[str, int] | None = None
+        self,
+        path: str,
+        overrides: Sequence[str],
+        reactor: Any,
+        sockets: Mapping[str, int] | None = None,
+        counts: ClientCounts | None = None,
     ) -> None:
         """Load the configuration.
 
         :param path: the service's file.
         :param overrides: ``name=value`` items that replace what the file says.
         :param sockets: addresses, as they are written in the file, for which there is a descriptor that listens.
+        :param counts: how many clients each of the workers has of which this is one.
         :raises ConfigurationError: with everything that is wrong.
         """
         super().__init__(path, overrides, reactor)
@@ -47,7 +54,7 @@ class SocketmapMemcacheService(ReloadingService):
         self._factory = SocketmapFactory(self._tables(), reactor, self._config.client_idle_timeout)
         self._policy_factory = PolicyFactory(self._config.policies, reactor, self._config.client_idle_timeout)
         self._tcp_table_factories: list[TcpTableFactory] = []
-        self._entrance = Entrance(reactor, self._config.client_limit)
+        self._entrance = Entrance(reactor, self._config.client_limit, counts)
         self._pipelined = Pipelined(self._config.request_limit)
         self._workers_at_start = self._config.workers
         self._ports: list[IListeningPort] = []

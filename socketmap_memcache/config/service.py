@@ -19,6 +19,7 @@ from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import Entry, ParsedFile, expand, parse, read_file, suggestion
 from socketmap_memcache.errors import ConfigurationError, Problem
 from socketmap_memcache.listeners import endpoints
+from socketmap_memcache.listeners.client_counts import LAST_NUMBER
 from socketmap_memcache.listeners.endpoints import (
     BoundAddress,
     HandedAddress,
@@ -223,7 +224,7 @@ def _busy_poll(parameters: Parameters) -> float:
 
 
 def _workers(parameters: Parameters) -> int:
-    return parameters.integer("workers", 1, minimum=0) or _processors()
+    return parameters.integer("workers", 1, minimum=0, maximum=LAST_NUMBER) or min(_processors(), LAST_NUMBER)
 
 
 def _processors() -> int:

@@ -11,10 +11,14 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTi
 from twisted.internet.tcp import Port
 from twisted.logger import Logger
 
+from socketmap_memcache.listeners.client_counts import ClientCounts
 from socketmap_memcache.log_limit import LogLimit
 
 #: Seconds after which accepting is tried again when the system had no descriptor, or no memory, for one more client.
 RETRY_PAUSE = 1.0
+
+#: Seconds that another worker gets to accept a client, where this one has more than that one.
+PRECEDENCE = 0.005
 
 #: Errors of accept() for which the client is no reason, and which pass.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -29,16 +33,19 @@ class Entrance:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, limit: int) -> None:
+    def __init__(self, clock: IReactorTime, limit: int, counts: ClientCounts | None = None) -> None:
         """Begin without ports and clients.
 
         :param limit: how many clients there may be.
+        :param counts: those of all workers that accept at the same ports, where there are several.
         """
         self._clock = clock
+        self._counts = counts
         self._limit = limit
         self._clients = 0
         self._ports: list[Port] = []
         self._retry: IDelayedCall | None = None
+        self._has_waited = False
         self._full_lines = LogLimit(clock)
         self._exhausted_lines = LogLimit(clock)
         self.is_open = True
@@ -58,6 +65,7 @@ class Entrance:
         if isinstance(port, Port):
             port.socket = _PatientSocket(port.socket, self)
             self._ports.append(port)
+            self._tell()
             if not self.is_open:
                 port.stopReading()
         return port
@@ -66,17 +74,31 @@ class Entrance:
         """Look after the ports no more: they are to be closed."""
         self._ports.clear()
         self._stop_waiting()
+        if self._counts is not None:
+            self._counts.leave()
 
     def came(self) -> None:
         """Hear that there is one client more."""
         self._clients += 1
+        self._tell()
         self._update()
 
     def left(self) -> None:
         """Hear that there is one client less, and that its descriptor is free."""
         self._clients -= 1
+        self._tell()
         self._stop_waiting()
         self._update()
+
+    def may_accept(self) -> bool:
+        """Say whether a client may be accepted now. If not, the ports are read again when one may be."""
+        if not self.is_open:
+            return False
+        if self._counts is None or self._has_waited or not self._counts.others_have_fewer(self._clients):
+            return True
+        self._retry = self._clock.callLater(PRECEDENCE, self._take_turn)
+        self._update()
+        return False
 
     def exhausted(self, error: OSError) -> None:
         """Hear that a client cannot be accepted just now."""
@@ -93,6 +115,20 @@ class Entrance:
     def _try_again(self) -> None:
         self._retry = None
         self._update()
+
+    def _take_turn(self) -> None:
+        """Accept who has not been accepted by another worker meanwhile."""
+        self._try_again()
+        self._has_waited = True
+        try:
+            for port in self._ports:
+                port.doRead()
+        finally:
+            self._has_waited = False
+
+    def _tell(self) -> None:
+        if self._counts is not None and self._ports:
+            self._counts.tell(self._clients)
 
     def _stop_waiting(self) -> None:
         if self._retry is not None:
@@ -130,7 +166,7 @@ class _PatientSocket:
 
         :raises BlockingIOError: there is none, or it has to wait; Twisted leaves it at that until the port is ready.
         """
-        if not self._entrance.is_open:
+        if not self._entrance.may_accept():
             raise _nobody()
         try:
             return self._listening.accept()

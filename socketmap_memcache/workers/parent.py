@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, globalLogPublisher
 
 from socketmap_memcache.config.service import ServiceConfig, load
+from socketmap_memcache.listeners.client_counts import ClientCounts
 from socketmap_memcache.listeners.endpoints import BoundAddress
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.reloading import ReloadingService
@@ -62,6 +63,8 @@ class WorkersService(ReloadingService):
         self._pauses: dict[int, float] = {}
         self._kills: dict[int, IDelayedCall] = {}
         self._refuser = Refuser(reactor)
+        self._counts_descriptor = ClientCounts.make()
+        self._counts = ClientCounts(self._counts_descriptor)
         self._ended: Deferred[None] | None = None
 
     def _load(self) -> ServiceConfig:
@@ -104,7 +107,7 @@ class WorkersService(ReloadingService):
         # Other addresses take a restart: a worker that is started later listens where the others do.
         overrides = [*self._overrides, *(f"{name}={value}" for name, value in self._listen_parameters.items())]
         try:
-            worker.spawn(self._reactor, self._path, overrides, sockets)
+            worker.spawn(self._reactor, self._path, overrides, self._counts_descriptor, sockets)
         except OSError as error:
             self._worker_ended(worker, f"cannot be started: {error}")
 
@@ -116,6 +119,7 @@ class WorkersService(ReloadingService):
 
     def _worker_ended(self, worker: WorkerProcess, how: str) -> None:
         del self._workers[worker.number]
+        self._counts.forget(worker.number)
         if worker.stopping:
             late = self._kills.pop(worker.number)
             if late.active():

@@ -21,11 +21,11 @@ import socketmap_memcache
 from socketmap_memcache.workers.log_relay import LogReader
 
 #: The descriptors of a worker: what it hears of its parent (the end only), its log, what Python says that cannot log,
-#: what it tells its parent.
-FROM_PARENT, LOG, ERRORS, TO_PARENT = 0, 1, 2, 3
+#: what it tells its parent, and how many clients each worker has.
+FROM_PARENT, LOG, ERRORS, TO_PARENT, COUNTS = 0, 1, 2, 3, 4
 
 #: The first descriptor of those on which a worker is to listen.
-FIRST_SOCKET = 4
+FIRST_SOCKET = 5
 
 #: What a worker tells.
 READY, RELOADED = b"ready", b"reloaded"
@@ -66,17 +66,26 @@ class WorkerProcess(ProcessProtocol):
         self._told = b""
         self._reload: Deferred[None] | None = None
 
-    def spawn(self, reactor: Any, path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> None:
+    def spawn(self, reactor: Any, path: str, overrides: Sequence[str], counts: int, sockets: Mapping[str, int]) -> None:
         """Start the process.
 
         :param path: the service's file.
         :param overrides: the items of ``--set``.
+        :param counts: the descriptor of :class:`~socketmap_memcache.listeners.client_counts.ClientCounts`.
         :param sockets: addresses, as they are written in the file, and the descriptors that listen there.
         :raises OSError: the system does not start it.
         """
-        argv = [sys.executable, "-m", "socketmap_memcache.workers", "--config", path]
+        argv = [
+            sys.executable,
+            "-m",
+            "socketmap_memcache.workers",
+            "--config",
+            path,
+            f"--number={self.number}",
+            f"--counts={COUNTS}",
+        ]
         argv += [f"--set={override}" for override in overrides]
-        descriptors: dict[int, int | str] = {FROM_PARENT: "w", LOG: "r", ERRORS: "r", TO_PARENT: "r"}
+        descriptors: dict[int, int | str] = {FROM_PARENT: "w", LOG: "r", ERRORS: "r", TO_PARENT: "r", COUNTS: counts}
         for place, (text, descriptor) in enumerate(sockets.items(), FIRST_SOCKET):
             argv.append(f"--socket={place}={text}")
             descriptors[place] = descriptor

@@ -22,6 +22,7 @@ from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import ServiceConfig
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.listeners.client_counts import ClientCounts
 from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.workers.log_relay import LinePipe, sending_observer
 from socketmap_memcache.workers.process import FROM_PARENT, LOG, READY, RELOADED, TO_PARENT
@@ -89,10 +90,12 @@ def tell_parent(message: bytes) -> None:
         os.write(TO_PARENT, message + b"\n")
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, int]]:
-    """Return the service's file, the items of ``--set``, and the descriptors by address."""
+def read_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, int]]:
+    """Return what :class:`~socketmap_memcache.workers.process.WorkerProcess` has given, and descriptors by address."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", required=True)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--counts", type=int, required=True)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--socket", action="append", default=[])
     parsed = parser.parse_args(arguments)
@@ -100,27 +103,27 @@ def read_arguments(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, 
     for item in parsed.socket:
         descriptor, _, text = item.partition("=")
         sockets[text] = int(descriptor)
-    return parsed.config, parsed.set, sockets
+    return parsed, sockets
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the worker; return its exit status."""
-    path, overrides, sockets = read_arguments(arguments)
+    parsed, sockets = read_arguments(arguments)
     # The terminal sends them to the parent, too, which then lets this process end in order, or reload when it can.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     globalLogBeginner.beginLoggingTo([sending_observer(LinePipe(LOG).write)])
-    return _serve(path, overrides, sockets)
+    return _serve(parsed.config, parsed.set, sockets, ClientCounts(parsed.counts, parsed.number))
 
 
-def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int]) -> int:
+def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int], counts: ClientCounts) -> int:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     use_steady_clock(reactor)
     BUSY_POLL.use(reactor)
     try:
-        service = WorkerService(path, overrides, reactor, sockets)
+        service = WorkerService(path, overrides, reactor, sockets, counts)
     except ConfigurationError as error:
         for problem in error.problems:
             Logger().error("{problem}", problem=problem)

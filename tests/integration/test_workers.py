@@ -17,6 +17,8 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from socketmap_memcache.listeners.client_counts import ClientCounts
+
 from .harness.launch import ACTIVATE, assert_clean, check, start_in_vain
 from .harness.policy import PolicyClient
 from .harness.processes import PATIENCE, connect, free_port, scratch_directory, wait_until
@@ -146,6 +148,19 @@ class TestWorkers:
         assert not (scratch / "socket").exists()
         assert not any(_command(str(pid)) for pid in workers)
 
+    def test_spread(self, scratch: Path) -> None:
+        """A new client goes to the worker with the fewest, though another one is awake; also after one was replaced."""
+        with serving(scratch) as service, Load(service.addresses[0]):
+            os.kill(workers_of(service)[0], signal.SIGKILL)
+            wait_until(lambda: service.log.count("2 workers serve") == 2, "another worker")
+            before = [_sockets(worker) for worker in workers_of(service)]
+            with ExitStack() as stack:
+                for _ in range(20):
+                    client = stack.enter_context(SocketmapClient(service.addresses[0]))
+                    assert client.ask("t", b"key") == b"OK 1"
+                after = [_sockets(worker) for worker in workers_of(service)]
+        assert min(new - old for new, old in zip(after, before, strict=True)) >= 7
+
     def test_killed(self, scratch: Path) -> None:
         """A worker that is killed is replaced, and nobody who connects meanwhile is refused."""
         with serving(scratch) as service, Load(service.addresses[0]) as load:
@@ -199,9 +214,14 @@ class TestWorkers:
         """A worker whose parent is killed ends at once, however far it has come, and gives its sockets back."""
         fifo = scratch / "main.cf"
         os.mkfifo(fifo)
-        argv = [sys.executable, "-m", "socketmap_memcache.workers", "--config", str(fifo)]
+        counts = ClientCounts.make()
+        options = ["--config", str(fifo), "--number=1", f"--counts={counts}"]
+        argv = [sys.executable, "-m", "socketmap_memcache.workers", *options]
         with ExitStack() as stack:
-            worker = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
+            stack.callback(os.close, counts)
+            worker = stack.enter_context(
+                subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[counts])
+            )
             stack.callback(worker.kill)
             if starting:  # it hangs, longer than any that starts: nobody writes its configuration
                 wait_until(

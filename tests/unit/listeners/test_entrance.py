@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from twisted.internet.task import Clock
 from twisted.internet.tcp import Port
 from twisted.logger import capturedLogs, formatEvent
 
-from socketmap_memcache.listeners.entrance import RETRY_PAUSE, Entrance
+from socketmap_memcache.listeners.client_counts import ClientCounts
+from socketmap_memcache.listeners.entrance import PRECEDENCE, RETRY_PAUSE, Entrance
 
 
 class Listening:
@@ -180,6 +182,74 @@ def test_other_errors(entrance: Entrance, ports: list[ScriptedPort]) -> None:
     with pytest.raises(ConnectionAbortedError):
         ports[0].socket.accept()
     assert ports[0].socket.fileno() == 7
+
+
+class Worker:
+    """One of the workers that listen at the same port."""
+
+    def __init__(self, clock: Clock, descriptor: int, number: int) -> None:
+        self.port = ScriptedPort()
+        self.port.doRead = self.accept  # type: ignore[method-assign]
+        self.entrance = Entrance(clock, 100, ClientCounts(descriptor, number))
+        self.entrance.watch(self.port)
+        self.accepted = 0
+
+    def accept(self) -> None:
+        """Do what Twisted does where somebody is there: each of the clients has one more behind it."""
+        self.port.socket._listening.next = ["client"]
+        with suppress(BlockingIOError):
+            self.port.socket.accept()
+            self.accepted += 1
+            self.entrance.came()
+
+
+@pytest.fixture
+def workers(clock: Clock) -> Iterator[tuple[Worker, Worker]]:
+    descriptor = ClientCounts.make()
+    both = Worker(clock, descriptor, 1), Worker(clock, descriptor, 2)
+    yield both
+    for worker in both:
+        worker.entrance.close()
+    assert clock.getDelayedCalls() == []
+    os.close(descriptor)
+
+
+def test_gives_precedence(workers: tuple[Worker, Worker], clock: Clock) -> None:
+    """A worker with more clients than another lets that one accept; who is left after a moment it takes."""
+    busy, idle = workers
+    busy.accept()
+    busy.accept()
+    assert (busy.accepted, busy.port.reads) == (1, False)
+    idle.accept()
+    assert idle.accepted == 1
+    clock.advance(PRECEDENCE)  # nobody else has taken the client
+    assert (busy.accepted, busy.port.reads) == (2, True)
+    busy.accept()
+    assert (busy.accepted, busy.port.reads) == (2, False)
+
+
+def test_no_need_to_wait(workers: tuple[Worker, Worker]) -> None:
+    """A client that leaves lets a worker accept again that has waited for others; so does the end of another one."""
+    first, second = workers
+    first.accept()
+    first.accept()
+    first.entrance.left()
+    assert first.port.reads
+    first.accept()
+    assert first.accepted == 2
+    second.entrance.close()
+    first.accept()
+    assert (first.accepted, first.port.reads) == (3, True)
+
+
+def test_full_while_waiting(workers: tuple[Worker, Worker], clock: Clock) -> None:
+    """After the wait for others, the limit holds."""
+    busy, _ = workers
+    busy.accept()
+    busy.accept()
+    busy.entrance.limit = 1
+    clock.advance(PRECEDENCE)
+    assert (busy.accepted, busy.port.reads) == (1, False)
 
 
 def test_twisted(clock: Clock) -> None:

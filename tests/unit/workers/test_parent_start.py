@@ -22,13 +22,15 @@ class TestStart(ParentTests):
                 "socketmap_memcache.workers",
                 "--config",
                 str(self.path),
+                f"--number={process.worker.number}",
+                "--counts=4",
                 "--set=shutdown_timeout=7s",
                 f"--set=socketmap_listen=unix:{self.directory}/socket",
                 "--set=tcp_table_listen=",
                 "--set=policy_listen=",
-                f"--socket=4=unix:{self.directory}/socket",
+                f"--socket=5=unix:{self.directory}/socket",
             ]
-            listening = socket.socket(fileno=socket.dup(process.descriptors[4]))
+            listening = socket.socket(fileno=socket.dup(process.descriptors[5]))
             assert listening.getsockname() == f"{self.directory}/socket"
             listening.close()
             assert process.env["PYTHONPATH"]

@@ -35,11 +35,11 @@ class TestWorker(SynchronousTestCase):
         return reading, writing
 
     def test_arguments(self) -> None:
-        """A worker gets the file, the items that replace what it says, and where it listens already."""
-        read = read_arguments(
-            ["--config", "/x", "--set=a=b=c", "--socket=4=unix:/s", "--socket=5=inet:h:1", "--set=d="]
-        )
-        assert read == ("/x", ["a=b=c", "d="], {"unix:/s": 4, "inet:h:1": 5})
+        """A worker gets the file, its number, the items that replace what it says, and where it listens already."""
+        given = ["--config", "/x", "--number=3", "--counts=4", "--set=a=b=c", "--set=d="]
+        parsed, sockets = read_arguments([*given, "--socket=5=unix:/s", "--socket=6=inet:h:1"])
+        assert vars(parsed).items() >= {"config": "/x", "number": 3, "counts": 4, "set": ["a=b=c", "d="]}.items()
+        assert sockets == {"unix:/s": 5, "inet:h:1": 6}
 
     def test_parent_is_gone(self) -> None:
         """A worker ends when its parent does."""
