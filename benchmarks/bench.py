@@ -33,6 +33,7 @@ from benchmarks.resident import measure_resident
 from benchmarks.rows import Row, table
 from benchmarks.session import Bench
 from benchmarks.start import measure_start
+from benchmarks.whitelist import measure_whitelist
 
 #: The parts of a run, in the order in which they are run; each gives its rows.
 PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
@@ -41,6 +42,7 @@ PARTS: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "lockstep": measure_lockstep,
     "partial": measure_partial,
     "greylisting": measure_greylisting,
+    "whitelist": measure_whitelist,
     "cold": measure_cold,
     "resident": measure_resident,
     "start": measure_start,

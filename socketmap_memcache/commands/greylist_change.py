@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 
-from socketmap_memcache.commands.greylist_filter import RowFilter, client_address, sender_address
+from socketmap_memcache.commands.greylist_filter import RowFilter, client_address, sender_address, warn_of_hashed
 from socketmap_memcache.commands.greylist_rows import Rows
 from socketmap_memcache.commands.greylist_session import Session
 from socketmap_memcache.commands.greylist_show import open_recipients
@@ -86,10 +86,12 @@ def forget(session: Session, options: argparse.Namespace) -> Generator[Deferred[
     if settings.privacy:
         raise FatalError("keys are hashed (greylist_privacy): to forget a triplet give its sender and recipient, too")
     wanted = RowFilter.read(options.client, None, None, settings)
-    rows = Rows(session)
+    rows, unclear = Rows(session), 0
     while not session.stopped and (row := (yield rows.next())) is not None:
         if row.is_triplet and wanted.matches(row):
             yield _delete(session, row.key)
+        unclear += row.is_triplet and row.plain is None
+    warn_of_hashed(session.console, unclear, "forget")
     return 0
 
 

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 import attrs
 
 from socketmap_memcache.commands.greylist_rows import Row
-from socketmap_memcache.commands.map_console import FatalError
+from socketmap_memcache.commands.map_console import Console, FatalError
 from socketmap_memcache.policies.greylist.key import ClientAddress, normalize_sender, parse_client
 from socketmap_memcache.policies.greylist.log_line import printable as shown
 from socketmap_memcache.policies.greylist.settings import Settings
@@ -75,6 +75,16 @@ class RowFilter:
             return False
         sender, recipient = addresses or (None, None)
         return _fits(self.sender, sender) and _fits(self.recipient, recipient)
+
+
+def warn_of_hashed(console: Console, count: int, operation: str) -> None:
+    """Tell of entries whose keys do not say whether they are meant.
+
+    :param count: how many there are, if any.
+    :param operation: what can be done with one of them.
+    """
+    if count:
+        console.warn(f"{count} entries have hashed keys and may be meant too; {operation} CLIENT SENDER RECIPIENT")
 
 
 def _is_of(client: ClientAddress | IPv4Network | IPv6Network, text: bytes, is_triplet: bool) -> bool:

@@ -11,11 +11,21 @@ import attrs
 from twisted.internet.defer import Deferred, inlineCallbacks
 
 from socketmap_memcache.commands.greylist_display import json_line, time_shown
-from socketmap_memcache.commands.greylist_filter import RowFilter
-from socketmap_memcache.commands.greylist_rows import CLIENT_STATES, DAMAGED, HEADING, TRIPLET_STATES, Row, Rows
+from socketmap_memcache.commands.greylist_filter import RowFilter, warn_of_hashed
+from socketmap_memcache.commands.greylist_rows import (
+    CLIENT_STATES,
+    DAMAGED,
+    HEADING,
+    TRIPLET_STATES,
+    Row,
+    Rows,
+    triplet_state,
+)
 from socketmap_memcache.commands.greylist_session import Session
+from socketmap_memcache.commands.greylist_show import open_recipients
 from socketmap_memcache.commands.map_console import FatalError
 from socketmap_memcache.commands.map_streams import BLOCK_SIZE
+from socketmap_memcache.policies.greylist.recipient_access import RecipientAccess
 from socketmap_memcache.policies.greylist.record import Client, Triplet
 
 
@@ -24,10 +34,13 @@ def list_records(session: Session, options: argparse.Namespace) -> Generator[Def
     """Print the rows that are asked for, in the order of the table.
 
     :raises FatalError: the table cannot be walked through, or a filter cannot be used.
+    :raises ConfigurationError: greylist_recipient_access cannot be opened.
+    :raises TableError: a table failed.
     """
     wanted = RowFilter.read(options.client, options.sender, options.recipient, session.settings)
     if session.settings.privacy and not wanted.is_empty:
         raise FatalError("keys are hashed (greylist_privacy), only show CLIENT SENDER RECIPIENT finds a triplet")
+    lists = open_recipients(session)
     rows = Rows(session)
     lines: list[bytes] = []
     size, found, unclear = 0, 0, 0
@@ -36,6 +49,8 @@ def list_records(session: Session, options: argparse.Namespace) -> Generator[Def
             if not wanted.matches(row):
                 unclear += row.plain is None
                 continue
+            if lists.recipient_access is not None:
+                row = yield _by_recipient(row, lists.recipient_access, session)
             found += 1
             if found == 1 and not options.json:
                 lines.append(HEADING.encode() + b"\n")
@@ -45,11 +60,21 @@ def list_records(session: Session, options: argparse.Namespace) -> Generator[Def
                 yield session.sink.write(b"".join(lines))
                 lines, size = [], 0
     finally:
+        lists.close()
         if lines:
             yield session.sink.write(b"".join(lines))
-    if unclear:
-        session.console.warn(f"{unclear} entries have hashed keys and may be meant too; show CLIENT SENDER RECIPIENT")
+    warn_of_hashed(session.console, unclear, "show")
     return 0
+
+
+@inlineCallbacks
+def _by_recipient(row: Row, access: RecipientAccess, session: Session) -> Generator[Deferred[Any], Any, Row]:
+    """Give a triplet the state that it has with its recipient's own delay; where the key is hashed, nobody knows it."""
+    if not isinstance(row.record, Triplet) or row.plain is None:
+        return row
+    delay = yield access.delay(row.plain[-1])
+    settings = attrs.evolve(session.settings, delay=delay or 0)
+    return attrs.evolve(row, state=triplet_state(row.record, session.now, settings))
 
 
 @attrs.define
@@ -105,10 +130,18 @@ def print_statistics(session: Session, options: argparse.Namespace) -> Generator
     """Print how many triplets and clients there are, in which state.
 
     :raises FatalError: the table cannot be walked through.
+    :raises ConfigurationError: greylist_recipient_access cannot be opened.
+    :raises TableError: a table failed.
     """
     statistics = Statistics()
+    lists = open_recipients(session)
     rows = Rows(session)
-    while (row := (yield rows.next())) is not None:
-        statistics.add(row)
+    try:
+        while (row := (yield rows.next())) is not None:
+            if lists.recipient_access is not None:
+                row = yield _by_recipient(row, lists.recipient_access, session)
+            statistics.add(row)
+    finally:
+        lists.close()
     yield session.sink.write(json_line(statistics.json()) if options.json else statistics.text().encode())
     return 0

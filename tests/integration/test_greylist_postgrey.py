@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +21,7 @@ from .greylist_cases import BEGIN, Attributes, Options, options, requests
 from .greylist_sides import Answer, EverlastingTable, Ours, ask_postgrey
 from .harness.policy import PolicyClient
 from .harness.postgrey import Postgrey
-from .harness.processes import scratch_directory
+from .harness.processes import Server, accepts, free_port, scratch_directory, wait_until, write_config
 
 #: Sets of options that share the requests; some of the postgreys run at the same time.
 _SETS = 12
@@ -134,6 +137,32 @@ def test_whitelists_of_the_package(scratch: Path, random: Random) -> None:
     case = ask(scratch / "0", Options([], "", clients, recipients), asked)
     with Ours(main_cf(scratch / "0", case.options) + f"greylist_header = {_HEADER}\n") as ours:
         case.compare(ours)
+
+
+class InShell(Server):
+    """The command that docs/greylisting.rst has for systemd, with what is installed here."""
+
+    def __init__(self, directory: Path) -> None:
+        self.address = f"inet:127.0.0.1:{free_port()}"
+        lines = f"policies = greylist\ngreylist_table = memory:\npolicy_listen = {self.address}\n"
+        config = write_config(directory / "main.cf", lines)
+        document = (Path(__file__).parents[2] / "docs/greylisting.rst").read_text()
+        (command,) = re.findall(r"ExecStart=(.+\\\n.+)", document)
+        command = command.replace("/opt/socketmap-memcache/bin", str(Path(sys.executable).parent))
+        super().__init__(shlex.split(command.replace(" \\\n", f" --config {config}")), directory / "mail.log")
+
+    def ready(self) -> bool:
+        return accepts(self.address)
+
+
+def test_mail_log(scratch: Path) -> None:
+    """As documented, systemd gets lines that logcheck takes for postgrey's, however many come at a time."""
+    with InShell(scratch) as server, PolicyClient(server.address) as client:
+        client.ask_all([mail(0, sender=f"{'x' * number}@b.example") for number in range(1, 21)])
+    wait_until(lambda: server.log.count("action=greylist") == 20, "all is logged")
+    lines = [f"Nov 22 12:00:00 mx postgrey[1]: {line}\n" for line in server.log.splitlines() if "action=" in line]
+    rules = ["grep", "-vEf", "/etc/logcheck/ignore.d.server/postgrey"]
+    assert subprocess.run(rules, check=False, input="".join(lines), stdout=subprocess.PIPE, text=True).stdout == ""
 
 
 def mail(seconds: int, address: str = "192.0.2.1", **others: str) -> Attributes:

@@ -232,7 +232,7 @@ def operate(place: Place, address: str, options: str) -> None:
 
 
 def test_shared_greylist(place: Place) -> None:
-    """Two hosts with the README's ``.cf`` file have one greylist, and each goes on with its own when that is lost."""
+    """Two hosts with the README's ``.cf`` file have one greylist; when it is lost, that of the next host counts."""
     hosts = []
     for name in ("a", "b"):
         etc = place.directory / name
@@ -252,8 +252,14 @@ def test_shared_greylist(place: Place) -> None:
             wait_out()
             assert other.ask(MAIL).startswith(b"PREPEND X-Greylist: delayed ")
             assert one.ask(MAIL) == b"DUNNO"
+            unknown = {**MAIL, "sender": "unknown@example.com"}  # to the other
+            assert one.ask(unknown).startswith(b"DEFER_IF_PERMIT Greylisted")
+            wait_out()
+            assert one.ask(unknown).startswith(b"PREPEND X-Greylist: delayed ")
             place.memcached.flush()
             assert other.ask(MAIL) == b"DUNNO"
+            for client in (other, one):
+                assert client.ask(unknown).startswith(b"DEFER_IF_PERMIT Greylisted")
 
 
 def test_partial_keys(place: Place) -> None:

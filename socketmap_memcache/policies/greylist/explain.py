@@ -16,7 +16,7 @@ from socketmap_memcache.policies.greylist.key import (
     plain_triplet_key,
     triplet_key,
 )
-from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists
+from socketmap_memcache.policies.greylist.lists import NEEDED, NO_ADDRESS, RECIPIENT_ACCESS, Lists
 from socketmap_memcache.policies.greylist.record import RecordError, parse_triplet
 from socketmap_memcache.policies.greylist.record import parse_client as parse_client_record
 from socketmap_memcache.policies.greylist.settings import Settings
@@ -72,7 +72,7 @@ def explain(
             return Explanation(DUNNO, b"attribute missing: " + name)
     client = parse_client(request[b"client_address"], settings)
     if client is None:
-        return Explanation(DUNNO, b"can't parse client_address")
+        return Explanation(DUNNO, NO_ADDRESS)
     asked = []
     for reason, holds in lists.exemptions():
         asked.append((reason, holds(request)))

@@ -24,6 +24,7 @@ from socketmap_memcache.tables.registry import TableContext
 #: The attributes without which nothing can be decided, in the order in which postgrey looks for them.
 NEEDED = (b"client_address", b"client_name", b"recipient", b"sender")
 
+NO_ADDRESS = b"can't parse client_address"
 AUTHENTICATED = b"authenticated client"
 CLIENT_WHITELIST = b"client whitelist"
 RECIPIENT_WHITELIST = b"recipient whitelist"

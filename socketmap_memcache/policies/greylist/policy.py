@@ -20,7 +20,6 @@ from zope.interface import implementer
 from socketmap_memcache.asker import Asker, tell
 from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import ConfigurationError, LookupTimeout, TableError
 from socketmap_memcache.log_limit import LogLimit
 from socketmap_memcache.policies.asked import deferred
@@ -29,7 +28,7 @@ from socketmap_memcache.policies.greylist.cleaner import Cleaner
 from socketmap_memcache.policies.greylist.decision_log import DecisionLog
 from socketmap_memcache.policies.greylist.deferrals import Deferrals
 from socketmap_memcache.policies.greylist.key import ATTRIBUTE_LIMIT, ClientAddress, parse_client
-from socketmap_memcache.policies.greylist.lists import NEEDED, RECIPIENT_ACCESS, Lists, open_lists
+from socketmap_memcache.policies.greylist.lists import NEEDED, NO_ADDRESS, RECIPIENT_ACCESS, Lists, open_lists
 from socketmap_memcache.policies.greylist.log_line import GREYLIST, PASS, decision_line
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
 from socketmap_memcache.policies.interface import (
@@ -150,11 +149,9 @@ class GreylistPolicy:
                 self.log_line(f"attribute missing: {name.decode()}")
                 asker.answered(DUNNO, token)
                 return None
-        address = request[b"client_address"][:ATTRIBUTE_LIMIT]
-        client = parse_client(address, self._settings)
+        client = parse_client(request[b"client_address"][:ATTRIBUTE_LIMIT], self._settings)
         if client is None:
-            self.complain("can't parse client_address {address}", address=excerpt(address))
-            asker.answered(DUNNO, token)
+            asker.answered(self.let_pass(request, NO_ADDRESS), token)
             return None
         for reason, holds in self._exemptions:
             if holds(request):

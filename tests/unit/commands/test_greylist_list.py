@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -204,6 +205,42 @@ def test_stats_json() -> None:
         "newest": None,
     }
     assert json.loads(filled().run("stats", "--json"))["oldest"] == NOW - 3 * DAY
+
+
+def test_recipient_access(tmp_path: Path) -> None:
+    """A triplet has the state of its recipient's own delay, where the key has the recipient; ``skip`` is none."""
+    access = tmp_path / "recipients"
+    access.write_text("fast@example.org delay=60\nskip@example.org skip\n")
+    bench = Bench(f"greylist_recipient_access = texthash:{access}\n")
+    times = f"{NOW - 100},{NOW - 70}"
+    bench.put({f"t/192.0.2.0//{name}@example.org": times for name in ("fast", "skip", "other")} | {HASHED: times})
+    rows = [json.loads(line) for line in bench.run("list", "--json").splitlines()]
+    assert {row.get("recipient"): row["state"] for row in rows} == {
+        "fast@example.org": "may pass",
+        "skip@example.org": "passed",
+        "other@example.org": "waiting",
+        None: "waiting",
+    }
+    assert "may pass, first seen " in bench.run("show", "192.0.2.7", "<>", "fast@example.org")
+    assert json.loads(bench.run("stats", "--json"))["triplets"] == {
+        "waiting": 2,
+        "may pass": 1,
+        "passed": 1,
+        "expired": 0,
+        "damaged": 0,
+    }
+
+
+def test_recipient_access_fails() -> None:
+    """A table for recipients that fails is an error; where no recipient is to be looked up it is not asked."""
+    bench = Bench("greylist_recipient_access = fail:maintenance\n")
+    bench.put({"c/192.0.2.7": f"5,{NOW - 60}", HASHED: f"{NOW},{NOW}"})
+    assert "whitelisted         1" in bench.run("stats")
+    bench.put({KEY: f"{NOW - 100},{NOW - 50}"})
+    assert len(bench.run("list", "--sender", "x@example.com")) == 0
+    for operation in ("list", "stats"):
+        with pytest.raises(TemporaryError):
+            bench.run(operation)
 
 
 def test_auto_whitelisting_off() -> None:

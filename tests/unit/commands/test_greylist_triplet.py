@@ -8,7 +8,7 @@ from socketmap_memcache.commands.greylist_display import time_shown
 from socketmap_memcache.commands.map_console import FatalError
 from socketmap_memcache.errors import ConfigurationError, PermanentError
 
-from .greylist_bench import NOW, Bench, picky_table, refusing_table
+from .greylist_bench import HASH, NOW, Bench, picky_table, refusing_table
 
 TRIPLET = ("192.0.2.7", "Alice+x@Example.com", "bob@example.org")
 KEY = "t/192.0.2.0/alice@example.com/bob@example.org"
@@ -150,6 +150,17 @@ def test_forget_client() -> None:
     assert bench.get("c/198.51.100.9")
     assert bench.get(KEY)
     assert "198.51.100.0" not in bench.run("list")
+    assert bench.stderr == ""
+
+
+def test_forget_hashed() -> None:
+    """Triplets with hashed keys stay when a client alone is given, and there is a warning of them."""
+    bench = Bench()
+    hashed = (f"t/{HASH}", f"t/#{'0' * 64}", f"c/{HASH}")
+    bench.put(TABLE | dict.fromkeys(hashed, f"{NOW},{NOW}"))
+    assert HASH not in bench.run("forget", "192.0.2.7")
+    assert "2 entries have hashed keys and may be meant too; forget CLIENT SENDER RECIPIENT" in bench.stderr
+    assert bench.get(f"t/{HASH}")
 
 
 def test_forget_stopped() -> None:

@@ -56,6 +56,13 @@ class TestOpen(RecipientAccessTests):
         table = "{ inline:{x.example=skip}, partial_keys=none }"
         assert self.delays(table, b"b@x.example", b"x.example") == [300, None]
 
+    def test_extensions(self) -> None:
+        """An address with an extension is also asked for without it, where the table is told the delimiter."""
+        table = "inline:{in@x.example=skip,user@=delay=60}"
+        recipients = (b"in+e@x.example", b"user+e@x.example")
+        assert self.delays(table, *recipients) == [300, 300]
+        assert self.delays(f"{{ {table}, recipient_delimiter=+ }}", *recipients) == [None, 60]
+
     def test_patterns(self) -> None:
         """A table of patterns is asked for the whole address only."""
         with tempfile.TemporaryDirectory() as directory:
