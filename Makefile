@@ -19,7 +19,7 @@ help:
 	@echo 'make lint    ruff and mypy'
 	@echo 'make check   all that has to pass before a change goes in'
 	@echo 'make bench   the benchmarks (ARGS="--only hits cpu" for some; see docs/speed.rst)'
-	@echo 'make fuzz    a million mutated inputs for all that reads from outside (ARGS="--inputs 20000" for fewer)'
+	@echo 'make fuzz    a million mutated inputs for each codec and each listener (ARGS="--inputs 20000" for fewer)'
 	@echo 'make soak    ten rounds of all faults, some ten minutes (ARGS="--fault-rounds 3 --fault-seconds 10" for others)'
 	@echo 'make clean   remove all that these commands made'
 
@@ -32,7 +32,7 @@ test: $(VENV)/installed-test
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist loadfile $(ARGS) || { \
 		echo 'What has failed runs once more, alone: on a busy machine other programs may have been too slow.' && \
-		$(BIN)/coverage run -m pytest --last-failed --last-failed-no-failures none; }
+		$(BIN)/coverage run -m pytest --second-try --last-failed --last-failed-no-failures none; }
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check

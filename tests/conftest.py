@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
     group.addoption("--fault-rounds", type=int, default=1, help="how often each fault happens")
     group.addoption("--fault-seconds", type=float, default=1.5, help="how long each fault lasts")
+    group.addoption("--second-try", action="store_true", help="fail at once where a second try proves nothing")
     group.addoption("--fault-seed", type=int, default=0, help="what is random about them; 0: another one each time")
 
 

@@ -19,7 +19,7 @@ from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.processes import connect, wait_until
 
 from . import network
-from .site import ALLOWANCE, BACKUP_TIMEOUT, RETRY_PAUSE, TIMEOUT, Site
+from .site import ALLOWANCE, BACKUP_TIMEOUT, POLICY_TIMEOUT, RETRY_PAUSE, TIMEOUT, Site
 
 Break = Callable[[Site, float], None]
 
@@ -29,9 +29,8 @@ class Fault:
     """One fault.
 
     :ivar site: the arguments of :func:`.start.site`, as items.
-    :ivar empties: whether memcached loses what it has, or a miss cannot be told from a hit's absence.
-    :ivar drops: whether it ends connections of clients.
-    :ivar backup: whether the backup is broken, so that a look-up may take its time limit, too.
+    :ivar empties: whether memcached loses what it has.
+    :ivar backup: whether the backup is broken, and not memcached: a look-up may take the time limit of one of them.
     :ivar clock: whether the clock is.
     """
 
@@ -39,16 +38,29 @@ class Fault:
     break_it: Break
     site: tuple[tuple[str, Any], ...]
     empties: bool = False
-    drops: bool = False
     backup: bool = False
     clock: bool = False
 
     @property
     def limit(self) -> float:
         """Seconds that a look-up may take."""
-        tries: int = dict(self.site).get("tries", 1)
-        in_cache = tries * TIMEOUT + (tries - 1) * RETRY_PAUSE
-        return in_cache + ALLOWANCE + (BACKUP_TIMEOUT if self.backup else 0)
+        return (BACKUP_TIMEOUT if self.backup else _longest(**dict(self.site))) + ALLOWANCE
+
+    @property
+    def policy_limit(self) -> float:
+        """Seconds that a policy may take: for a look-up and an update, one after the other.
+
+        A backup may need its time for each. A memcached that has let the look-up wait is not waited for again. Where
+        the broken backup is not the policy's, nothing is waited for.
+        """
+        if not self.backup:
+            return min(_longest(**dict(self.site)), POLICY_TIMEOUT) + ALLOWANCE
+        return (0 if self.site == _SQLITE else min(2 * BACKUP_TIMEOUT, POLICY_TIMEOUT)) + ALLOWANCE
+
+
+def _longest(tries: int = 1, **_: Any) -> float:
+    """Give the seconds that memcached may take."""
+    return tries * TIMEOUT + (tries - 1) * RETRY_PAUSE
 
 
 def _repeat(seconds: float, pause: float) -> Iterator[None]:
@@ -126,6 +138,11 @@ def disturbed(replies: network.Fault, requests: network.Fault | None, site: Site
     site.network.be_broken(seconds, replies, requests)
 
 
+def late(site: Site, seconds: float) -> None:
+    """Go on for so long that a look-up which is tried once too often takes longer than it may."""
+    disturbed(network.late, None, site, max(seconds, _longest(**dict(_NETWORK)) + ALLOWANCE))
+
+
 # The backup.
 
 
@@ -188,7 +205,11 @@ def slow(site: Site, seconds: float) -> None:
 def workers_killed(site: Site, seconds: float) -> None:
     for _ in _repeat(seconds, site.random.uniform(2.0, 3.0)):
         wait_until(site.all_workers_serve, "those killed before have been replaced")
-        os.kill(site.random.choice(site.worker_processes()), signal.SIGKILL)
+        victim = site.random.choice(site.worker_processes())
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(partial(site.is_stopped, victim), "it accepts nobody any more")
+        site.ended += site.connections(victim)
+        os.kill(victim, signal.SIGKILL)
 
 
 def reloaded(site: Site, seconds: float) -> None:
@@ -246,12 +267,11 @@ FAULTS = [
     Fault("memcached stopped (SIGSTOP)", stopped, _PROCESSES),
     Fault("memcached emptied", emptied, _LMDB, empties=True),
     Fault("memcached full", full, _LMDB, empties=True),
-    Fault("workers killed", workers_killed, _PROCESSES, drops=True),
+    Fault("workers killed", workers_killed, _PROCESSES),
     Fault("memcached refuses", refused, _NETWORK),
     Fault("memcached answers garbage", partial(disturbed, network.garbage, None), _NETWORK),
-    Fault("memcached answers late", partial(disturbed, network.late, None), _NETWORK),
-    # The end of a reply says nothing of the question: that of a miss may come after any.
-    Fault("memcached answers the one before", partial(disturbed, network.previous, None), _NETWORK, empties=True),
+    Fault("memcached answers late", late, _NETWORK),
+    Fault("memcached answers the one before", partial(disturbed, network.previous, None), _NETWORK),
     Fault("memcached closes mid-value", partial(disturbed, network.cut, None), _NETWORK),
     Fault("network delays and loses", partial(disturbed, network.lossy, network.lossy), _NETWORK),
     Fault("backup locked (lmdb)", lmdb_locked, _LMDB, backup=True),

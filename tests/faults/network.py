@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +16,9 @@ from tests.integration.harness.processes import connect, free_port
 # A reply of memcached's; no value here has a line end.
 _REPLY = re.compile(rb"(?:VALUE [^\n]*\n[^\n]*\n)*[^\n]+\n")
 
+# To linger for no time: what is left is forgotten, and the other side is told so.
+_RESET = struct.pack("ii", 1, 0)
+
 
 class Cut(Exception):
     """The connection is to be closed after what was given."""
@@ -24,16 +28,20 @@ class Way:
     """One direction of one connection.
 
     :ivar held: what a fault keeps for later.
+    :ivar sound: whether anything has come as it was.
+    :ivar resets: whether the end of the connection is a reset.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.random = network.random
         self.held = b""
+        self.sound = False
+        self.resets = False
 
-    def wait(self, seconds: float) -> None:
-        """Wait, but not beyond the end of the fault."""
-        self.network.mended.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait, but not beyond the end of the fault, and return whether that has come."""
+        return self.network.mended.wait(seconds)
 
 
 #: Says what becomes of a chunk of bytes on its way.
@@ -46,13 +54,20 @@ def garbage(way: Way, chunk: bytes) -> Iterator[bytes]:
 
 
 def late(way: Way, chunk: bytes) -> Iterator[bytes]:
-    """Let it come when nobody waits for it any more."""
-    way.wait(1.3)
+    """Let it come when nobody waits for it any more, but for the first: a server that answers probes is not down."""
+    if way.held:
+        way.wait(1.3)
+    way.held = chunk
     yield chunk
 
 
 def previous(way: Way, chunk: bytes) -> Iterator[bytes]:
-    """Answer each question with the reply to the one before, and the first one of a connection twice."""
+    """Answer each question with the reply to the one before, and the first one of a connection twice.
+
+    Connections that have been sound end: where one falls behind later, a miss looks like any other, to any client.
+    """
+    if way.sound:
+        raise Cut
     for reply in _REPLY.findall(chunk):
         yield way.held or reply
         way.held = reply
@@ -70,9 +85,17 @@ def cut(_: Way, chunk: bytes) -> Iterator[bytes]:
 
 
 def lossy(way: Way, chunk: bytes) -> Iterator[bytes]:
-    """Take some time, and sometimes as long as it takes TCP to notice a loss, or two in a row."""
+    """Take some time, and that of TCP after a loss, which doubles with each in a row; now and then hang, or reset."""
     luck = way.random.random()
-    way.wait(1.5 if luck < 0.02 else 0.25 if luck < 0.06 else 0.02 * luck)
+    if luck < 0.01:
+        way.resets = True
+        raise Cut
+    pause = 0.2
+    while luck < 0.03 or way.random.random() < 0.1:
+        if way.wait(pause):
+            break
+        pause *= 2
+    way.wait(0.02 * luck)
     yield chunk
 
 
@@ -141,14 +164,16 @@ class Network:
             while chunk := source.recv(65536):
                 fault: Fault | None = getattr(self, what)
                 if fault is None:
-                    way.held = b""
+                    way.held, way.sound = b"", True
                     target.sendall(chunk)
                     continue
                 for part in fault(way, chunk):
                     target.sendall(part)
         for each in (source, target):
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                if way.resets:
+                    each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                each.shutdown(socket.SHUT_RD)  # wakes the thread that reads, and sends nothing
         source.close()  # the other one is closed by its own thread
         with suppress(ValueError):
             self._sockets.remove(source)

@@ -13,6 +13,9 @@ from .truth import Verdict
 #: Evidence that is kept for each row.
 EVIDENCE = 20
 
+#: Seconds of lag above which a row proves nothing about times.
+LARGE_LAG = 1.0
+
 
 @attrs.define
 class Row:
@@ -21,7 +24,7 @@ class Row:
     :ivar place: among all faults.
     :ivar limit: seconds that an answer to a look-up may take; ``policy_limit``: of a policy.
     :ivar old_limit: seconds for which a cache may have had an old value.
-    :ivar may_drop: whether the fault itself ends connections to clients: workers are killed.
+    :ivar ended: connections to clients that the fault itself has ended.
     :ivar look_ups: answers; ``requests``: of policies.
     :ivar longest: seconds that an answer took.
     :ivar oldest: seconds since an old value had been changed.
@@ -37,12 +40,12 @@ class Row:
     limit: float
     policy_limit: float
     old_limit: float
-    may_drop: bool = False
     look_ups: int = 0
     requests: int = 0
     updates: int = 0
     verdicts: dict[str, int] = attrs.field(factory=dict)
     refused: int = 0
+    ended: int = 0
     dropped: int = 0
     unanswered: int = 0
     tracebacks: int = 0
@@ -89,14 +92,21 @@ class Row:
     def count(self, verdict: Verdict) -> int:
         return self.verdicts.get(verdict.name, 0)
 
+    def wrong(self) -> list[str]:
+        """Say which answers are not as they have to be, however slow all may be."""
+        return _text(
+            {
+                "wrong answers": self.count(Verdict.WRONG),
+                "false NOTFOUND": self.count(Verdict.MISSING),
+                "lost acknowledged updates": self.count(Verdict.LOST),
+            }
+        )
+
     def problems(self) -> list[str]:
-        """Say what is not as it has to be."""
+        """Say all that is not as it has to be."""
         found = {
-            "wrong answers": self.count(Verdict.WRONG),
-            "false NOTFOUND": self.count(Verdict.MISSING),
-            "lost acknowledged updates": self.count(Verdict.LOST),
             "connections refused": self.refused,
-            "connections dropped": 0 if self.may_drop else self.dropped,
+            f"connections dropped, above {self.ended}": _above(self.dropped, self.ended),
             "questions without an answer": self.unanswered,
             "tracebacks in the log": self.tracebacks,
             f"seconds for a look-up, above {self.limit:g}": _above(self.longest, self.limit + self.lag),
@@ -109,7 +119,11 @@ class Row:
             "more bytes of memory": _above(self.memory, self.memory_limit),
             "look-ups too few": 0 if self.look_ups and self.requests else "no load",
         }
-        return [f"{count} {what}" for what, count in found.items() if count]
+        return [*self.wrong(), *_text(found)]
+
+
+def _text(found: Mapping[str, object]) -> list[str]:
+    return [f"{count} {what}" for what, count in found.items() if count]
 
 
 def _above(value: float, limit: float) -> float:
@@ -138,6 +152,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             f"{row['memory'] / 1e6:+.1f}",
         ]
         lines.append(f"{row['fault']:<32}" + "".join(f"{value:>9}" for value in values))
+        if row["lag"] > LARGE_LAG:
+            lines.append(f"    ^ proves nothing about times: the tests waited {row['lag']:.2f} s for a processor")
     return lines
 
 

@@ -15,7 +15,7 @@ from tests.integration.harness.socketmap import SocketmapClient
 from .faults import FAULTS, Fault
 from .load import PATIENCE, Load
 from .report import EVIDENCE, Row
-from .site import ALLOWANCE, POLICY_TIMEOUT, TIMEOUT, TTL, TTL_ROUNDING, Site
+from .site import TIMEOUT, TTL, TTL_ROUNDING, Site
 from .start import site
 
 #: Bytes that the service may have more at the end: what it remembers of clients and of triplets.
@@ -93,17 +93,16 @@ class SiteRun:
             fault=fault.name,
             place=FAULTS.index(fault),
             limit=fault.limit,
-            policy_limit=POLICY_TIMEOUT + ALLOWANCE,
+            policy_limit=fault.policy_limit,
             # What comes late to a memcached that was stopped may have been changed when that began.
             old_limit=TTL + TTL_ROUNDING + TIMEOUT + self._seconds,
-            may_drop=fault.drops,
             memory_limit=MEMORY_LIMIT,
         )
 
     def _let_happen(self, fault: Fault, row: Row) -> None:
         made = self._site
         logged = made.service.log_path.stat().st_size
-        made.emptied, made.clock_is_right = fault.empties, not fault.clock
+        made.emptied, made.clock_is_right, made.ended = fault.empties, not fault.clock, 0
         with Load(made, row, made.random.randrange(10**6)) as load:
             time.sleep(0.3)
             fault.break_it(made, self._seconds)
@@ -117,6 +116,7 @@ class SiteRun:
                 row.evidence.append(str(error))
             made.emptied = False
             time.sleep(0.5)
+        row.ended += made.ended
         row.recovery = max(row.recovery, recovered - ended, load.last_failure - ended)
         self._settle(row)
         self._measure(row)

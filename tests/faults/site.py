@@ -56,6 +56,7 @@ class Site:
 
     :ivar emptied: whether memcached may have lost what only it has.
     :ivar clock_is_right: whether the service's is.
+    :ivar ended: how many connections to clients the fault itself has ended.
     :ivar spare_descriptors: how many connections to a backup the service may keep for a while.
     :ivar triplets: those under way, of each client of the policy.
     """
@@ -78,6 +79,7 @@ class Site:
         self.maps = ["t", "t", "t", "cached", "backup"]
         self.emptied = False
         self.clock_is_right = True
+        self.ended = 0
         self.spare_descriptors = 0
         self.triplets: tuple[list[Triplet], ...] = ([], [])
         self._triplet_numbers = itertools.count()
@@ -167,6 +169,14 @@ class Site:
         """Give those that serve."""
         return self.processes()[1:] if self.workers > 1 else self.processes()
 
+    def connections(self, pid: int) -> int:
+        """Count those to clients that a process of the service has accepted."""
+        places = [[address.removeprefix("unix:")] for address in (self.socketmap, self.policy)]
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        # State 3 is that of a connection; it has the path of the socket that accepted it.
+        accepted = {f"socket:[{line[6]}]" for line in lines if line[5] == "03" and line[7:] in places}
+        return sum(str(file.readlink()) in accepted for file in Path(f"/proc/{pid}/fd").iterdir())
+
     def descriptors(self) -> int:
         return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self.processes())  # noqa: PTH208 (names are enough)
 
@@ -203,6 +213,9 @@ class Site:
                 return answers == expected and policy.ask(self.mail(self.new_triplet())).startswith(b"DEFER")
         except (OSError, EOFError):
             return False
+
+    def is_stopped(self, pid: int) -> bool:
+        return _status(pid, "State").startswith("T")
 
     def all_workers_serve(self) -> bool:
         """Say whether all workers are there, and catch SIGHUP: they do so from when they listen."""

@@ -89,17 +89,34 @@ def test_row() -> None:
     assert row.problems() == row.evidence == []
     row.judged(Verdict.MISSING, 2.0, 4.0, text="look-up")
     row.not_answered("refused", "connection")
+    row.not_answered("dropped", "by a worker that was killed")
+    row.not_answered("dropped", "by another")
+    row.ended = 1
     row.recovery, row.descriptors, row.memory = 2.5, 1, 101
+    assert row.wrong() == ["1 false NOTFOUND"]
     assert row.problems() == [
         "1 false NOTFOUND",
         "1 connections refused",
+        "2 connections dropped, above 1",
         "2.0 seconds for a look-up, above 1.5",
         "4.0 seconds of an old value, above 3",
         "2.5 seconds to recover, above 2",
         "1 more descriptors",
         "101 more bytes of memory",
     ]
-    assert row.evidence == ["MISSING after 2.00 s, 4.00 s old: look-up", "refused: connection"]
+    assert row.evidence[:2] == ["MISSING after 2.00 s, 4.00 s old: look-up", "refused: connection"]
     heading, line = table([attributes(row)])
     assert len(heading) == len(line)
     assert line.startswith("fire ")
+
+
+def test_lag() -> None:
+    """The tests' own waits are no fault, but the table says so where they are long."""
+    row = Row(fault="fire", place=0, limit=1.5, policy_limit=2.5, old_limit=3, memory_limit=100, requests=1)
+    row.judged(Verdict.RIGHT, 3.4, text="look-up")
+    row.lag = 2.0
+    assert row.problems() == []
+    assert "proves nothing about times" in table([attributes(row)])[-1]
+    row.lag = 1.0
+    assert row.problems() == ["3.4 seconds for a look-up, above 1.5"]
+    assert len(table([attributes(row)])) == 2
