@@ -37,6 +37,9 @@ RULES = {
 PHASE = 2.2
 SETTLED = 1.2
 
+#: Seconds between an answer and the next question: twelve clients without a break would let no other test run.
+THINKING = 0.003
+
 #: Seconds after which an answer is late: what it took longer than that has been lost.
 LATE = 0.1
 
@@ -87,7 +90,7 @@ class Load:
     def _look_up(self) -> None:
         keys = list(KEYS)
         with SocketmapClient(self._service.addresses[0]) as client:
-            while not self._ended.is_set():
+            while not self._ended.wait(THINKING):
                 key = self._random.choice(keys)
                 asked = time.monotonic()
                 answer = client.ask("aliases", key)
@@ -100,7 +103,7 @@ class Load:
     def _request(self) -> None:
         number = 0
         with PolicyClient(self._service.policy_addresses[0]) as client:
-            while not self._ended.is_set():
+            while not self._ended.wait(THINKING):
                 number += 1
                 known = self._random.choice(TRIPLETS)
                 self._ask(client, known, "known")

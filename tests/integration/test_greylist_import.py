@@ -154,7 +154,7 @@ def test_while_postgrey_stores(directory: Path) -> None:
         thread = threading.Thread(target=store)
         thread.start()
         try:
-            for _ in range(3):
+            for _ in range(2):
                 before = len(asked)
                 greylist(service.config_path, "import-postgrey", str(postgrey.database))
                 stats = json.loads(greylist(service.config_path, "stats", "--json").stdout)

@@ -177,7 +177,7 @@ class TestWorkers:
             service.configure("workers = 2\ntables = nonsense\n")
             for worker in workers_of(service):
                 os.kill(worker, signal.SIGKILL)
-            wait_until(lambda: "no worker can be started" in service.log, "the refusal")
+            wait_until(lambda: "no worker can be started" in service.log, "the refusal", 60)  # after five starts
             for _ in range(3):
                 with connect(service.addresses[0]) as client:
                     assert client.recv(1) == b""

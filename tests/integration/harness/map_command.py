@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import attrs
+
+from .processes import unmeasured
 
 COMMAND = [str(Path(sys.executable).with_name("socketmap-memcache")), "map"]
 
@@ -28,7 +29,6 @@ class Outcome:
 
 
 def run_map(*arguments: str | bytes, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run it to its end; without coverage, for which it would take nearly twice as long: unit tests run it, too."""
+    """Run it to its end."""
     argv = [*COMMAND, *arguments]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    return subprocess.run(argv, input=stdin or b"", env=env, capture_output=True, check=False, timeout=60)
+    return subprocess.run(argv, input=stdin or b"", env=unmeasured(), capture_output=True, check=False, timeout=60)

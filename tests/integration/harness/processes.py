@@ -36,6 +36,14 @@ def find_program(name: str) -> str:
     return path
 
 
+def unmeasured() -> dict[str, str]:
+    """Give the environment of a command without coverage, with which it takes nearly twice as long.
+
+    It is for those that unit tests run, too.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Poll until ``condition()`` is true.
 
