@@ -7,6 +7,9 @@ but its own. A codec of a text is given it once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -15,7 +18,7 @@ from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.errors import ConfigurationError, Problem, ProtocolError
 from socketmap_memcache.policies.greylist import record, whitelist_syntax
 from socketmap_memcache.policies.greylist.record import RecordError
-from socketmap_memcache.protocols import memcache, policy, proxymap, socketmap, tcp_table
+from socketmap_memcache.protocols import memcache, memcache_meta, policy, proxymap, redis, socketmap, tcp_table
 from socketmap_memcache.protocols.netstring import NetstringReader, encode
 from socketmap_memcache.tables import cidr, mail_address, regexp, rules, texthash
 from socketmap_memcache.tables.key_format import KeyFormat
@@ -25,86 +28,68 @@ from tests.fuzz.target import Check, Target
 #: Small, so that inputs come to it.
 LIMIT = 300
 
-#: Reads all that a reader has, and gives it back.
-Take = Callable[[Any], list[object]]
+#: Reads the next item that a reader has, or ``None``.
+Take = Callable[[Any], object]
 
 
-def _stream(make: Callable[[], Any], take: Take) -> Check:
-    """Return a check of a reader: the outcome of an input does not depend on how it is cut."""
+def _outcome(reader: Any, take: Take, chunks: Sequence[bytes]) -> tuple[list[Any], bool]:
+    """Return what a reader makes of an input, and whether it is garbage after that."""
+    found: list[object] = []
+    for chunk in chunks:
+        reader.feed(chunk)
+        try:
+            while (item := take(reader)) is not None:
+                found.append(item)
+        except ProtocolError:
+            return found, True
+    return found, False
 
-    def outcome(chunks: Sequence[bytes]) -> tuple[list[object], bool]:
-        reader = make()
-        found: list[object] = []
-        for chunk in chunks:
-            reader.feed(chunk)
-            try:
-                while items := take(reader):
-                    found += items
-            except ProtocolError:
-                return found, True
-        return found, False
+
+def _stream(make: Callable[[], Any], take: Take, parse: Callable[[Any], object] | None = None) -> Check:
+    """Return a check of a reader: the outcome of an input does not depend on how it is cut.
+
+    :param parse: is given each item, and may say that it is garbage.
+    """
 
     def check(_: object, data: bytes, random: Random) -> None:
-        whole, pieces = outcome([data]), outcome(cut(random, data))
+        whole, pieces = _outcome(make(), take, [data]), _outcome(make(), take, cut(random, data))
         assert whole == pieces, f"whole: {whole}, cut: {pieces}"
+        if parse is not None:
+            for item in whole[0]:
+                with suppress(ProtocolError):
+                    parse(item)
 
     return check
 
 
-def _netstring_reader() -> NetstringReader:
-    return NetstringReader(LIMIT)
-
-
-def _netstrings(reader: NetstringReader) -> list[object]:
-    payload = reader.next_payload()
-    if payload is None:
-        return []
-    for parse in (socketmap.parse_request, socketmap.parse_reply):
-        try:
-            parse(payload)
-        except ProtocolError:
-            continue
+def _netstring(payload: bytes) -> None:
     assert NetstringReader(LIMIT).sole(encode(payload)) == payload
-    return [payload]
+    with suppress(ProtocolError):
+        socketmap.parse_request(payload)
+    socketmap.parse_reply(payload)
 
 
-def _line_reader() -> tcp_table.LineReader:
-    return tcp_table.LineReader(LIMIT)
-
-
-def _lines(reader: tcp_table.LineReader) -> list[object]:
-    line = reader.next_payload()
-    if line is None:
-        return []
-    try:
-        key = tcp_table.parse_request(line)
-    except ProtocolError:
-        return [line]
+def _line(line: bytes) -> None:
+    key = tcp_table.parse_request(line)
     assert tcp_table.parse_request(b"get " + tcp_table.quote(key)) == key
-    return [line, key]
 
 
-def _policy_requests(reader: policy.RequestReader) -> list[object]:
-    payload = reader.next_payload()
-    if payload is None:
-        return []
-    try:
-        return [payload, policy.parse_request(payload)]
-    except ProtocolError:
-        return [payload]
+def _memcache_reply(reader: memcache.ReplyReader) -> memcache.Reply | None:
+    return reader.next_reply(LIMIT, LIMIT)
 
 
-def _memcache_replies(reader: memcache.ReplyReader) -> list[object]:
-    reply = reader.next_reply(LIMIT, LIMIT)
-    return [] if reply is None else [reply]
-
-
-def _memcache_hits(reader: memcache.ReplyReader) -> list[object]:
+def _memcache_hit(reader: memcache.ReplyReader) -> memcache.Reply | None:
     """The short ways to the same replies."""
     value = reader.next_hit(b"a", LIMIT, LIMIT)
     if value is not None:
-        return [memcache.Reply(b"END", b"a", value)]
-    return [memcache.Reply(b"END")] if reader.next_is(b"END\r\n", LIMIT) else _memcache_replies(reader)
+        return memcache.Reply(b"END", b"a", value)
+    return memcache.Reply(b"END") if reader.next_is(b"END\r\n", LIMIT) else _memcache_reply(reader)
+
+
+def _hits(_: object, data: bytes, __: Random) -> None:
+    """The short ways to a reply of memcached's give the same as the long one."""
+    plain, short = (_outcome(memcache.ReplyReader(), take, [data]) for take in (_memcache_reply, _memcache_hit))
+    assert plain == short, f"plain: {plain}, short: {short}"
 
 
 class _Values:
@@ -115,45 +100,46 @@ class _Values:
         self._values: dict[bytes, bytes | None] = {}
         self.feed = self._reader.feed
 
-    def take(self) -> list[object]:
+    def take(self) -> object:
         reply = self._reader.next_values(self._values, LIMIT, LIMIT)
         if reply is None:
-            return []
+            return None
         values, self._values = self._values, {}
-        return [reply, values]
+        return reply, values
 
 
-def _attribute_reader() -> proxymap.AttributeReader:
-    return proxymap.AttributeReader(LIMIT)
+def _memcache_meta_reply(reader: memcache.ReplyReader) -> memcache.Reply | None:
+    return reader.next_meta_reply(LIMIT, LIMIT)
 
 
-def _attribute_lists(reader: proxymap.AttributeReader) -> list[object]:
-    attributes = reader.next_list()
-    if attributes is None:
-        return []
-    found: list[object] = [tuple(attributes)]
-    for function in proxymap.Function:
-        for dialect in proxymap.Dialect:
-            try:
-                found.append(proxymap.parse_reply(attributes, function, dialect))
-            except ProtocolError:
-                continue
-    return found
+def _memcache_meta_flags(reply: memcache.Reply) -> None:
+    for flag, token in memcache_meta.reply_flags(reply.status).items():
+        assert flag + token in reply.status
 
 
-def _hits(_: object, data: bytes, __: Random) -> None:
-    """The short ways to a reply of memcached's give the same as the long one."""
-    outcomes: list[object] = []
-    for take in (_memcache_replies, _memcache_hits):
-        reader, found = memcache.ReplyReader(), []
-        reader.feed(data)
-        try:
-            while items := take(reader):
-                found += items
-        except ProtocolError:
-            found.append(None)
-        outcomes.append(found)
-    assert outcomes[0] == outcomes[1], outcomes
+def _redis_reply(reader: redis.ReplyReader) -> object:
+    reply = reader.next_reply()
+    return None if isinstance(reply, redis.Unfinished) else (reply,)  # a reply may be None
+
+
+def _redis_again(item: tuple[redis.Reply]) -> None:
+    """A command is an array of what it is made of."""
+    (reply,) = item
+    if isinstance(reply, bytes):
+        reader = redis.ReplyReader(LIMIT)
+        reader.feed(redis.command(b"GET", reply[:LIMIT]))
+        assert reader.next_reply() == [b"GET", reply[:LIMIT]]
+        assert reader.idle
+
+
+#: Replies to all functions, in all dialects.
+_PROXYMAP_REPLIES = tuple(product(proxymap.Function, proxymap.Dialect))
+
+
+def _proxymap_reply(attributes: list[tuple[bytes, bytes]]) -> None:
+    for function, dialect in _PROXYMAP_REPLIES:
+        with suppress(ProtocolError):
+            proxymap.parse_reply(attributes, function, dialect)
 
 
 def _configuration(_: object, data: bytes, __: Random) -> None:
@@ -225,25 +211,50 @@ def _mail_address(_: object, data: bytes, __: Random) -> None:
     mail_address.add_extension(data, b"+ext")
 
 
-#: Those that take little time get more inputs.
-CODECS = (
+#: Each module of protocols (receive_buffer is what their readers are made of). Three ways to read the same replies of
+#: memcached's share a number of inputs.
+WIRE = (
     Target(
-        "netstring, socketmap", ("socketmap-requests", "socketmap-replies"), 3, _stream(_netstring_reader, _netstrings)
+        "netstring, socketmap",
+        ("socketmap-requests", "socketmap-replies"),
+        _stream(partial(NetstringReader, LIMIT), NetstringReader.next_payload, _netstring),
     ),
-    Target("tcp_table", ("tcp-table-requests",), 3, _stream(_line_reader, _lines)),
-    Target("policy", ("policy-requests",), 1, _stream(policy.RequestReader, _policy_requests)),
-    Target("memcache replies", ("memcache-replies",), 3, _stream(memcache.ReplyReader, _memcache_replies)),
-    Target("memcache values", ("memcache-replies",), 3, _stream(_Values, _Values.take)),
-    Target("memcache hits", ("memcache-replies",), 3, _hits),
-    Target("proxymap", ("proxymap-replies",), 1, _stream(_attribute_reader, _attribute_lists)),
-    Target("main.cf", ("main-cf",), 1, _configuration),
-    Target("greylist record", ("greylist-records",), 3, _greylist_record),
-    Target("whitelist of clients", ("whitelist-clients",), 1, _whitelist(whitelist_syntax.parse_clients)),
-    Target("whitelist of senders", ("whitelist-mail",), 1, _whitelist(whitelist_syntax.parse_senders)),
-    Target("whitelist of recipients", ("whitelist-mail",), 1, _whitelist(whitelist_syntax.parse_recipients)),
-    Target("key_format", ("key-formats",), 3, _key_format),
-    Target("cidr", ("cidr",), 2, _rules(cidr.CidrLanguage)),
-    Target("regexp", ("regexp",), 1, _rules(regexp.RegexpLanguage)),
-    Target("texthash", ("whitelist-mail", "cidr"), 2, _texthash),
-    Target("mail address", ("whitelist-mail", "tcp-table-requests"), 3, _mail_address),
+    Target(
+        "tcp_table",
+        ("tcp-table-requests",),
+        _stream(partial(tcp_table.LineReader, LIMIT), tcp_table.LineReader.next_payload, _line),
+    ),
+    Target(
+        "policy",
+        ("policy-requests",),
+        _stream(policy.RequestReader, policy.RequestReader.next_payload, policy.parse_request),
+    ),
+    Target("memcache replies", ("memcache-replies",), _stream(memcache.ReplyReader, _memcache_reply), share=0.4),
+    Target("memcache values", ("memcache-replies",), _stream(_Values, _Values.take), share=0.3),
+    Target("memcache hits", ("memcache-replies",), _hits, share=0.3),
+    Target(
+        "memcache_meta",
+        ("memcache-meta-replies",),
+        _stream(memcache.ReplyReader, _memcache_meta_reply, _memcache_meta_flags),
+    ),
+    Target("redis", ("redis-replies",), _stream(partial(redis.ReplyReader, LIMIT), _redis_reply, _redis_again)),
+    Target(
+        "proxymap",
+        ("proxymap-replies",),
+        _stream(partial(proxymap.AttributeReader, LIMIT), proxymap.AttributeReader.next_list, _proxymap_reply),
+    ),
+)
+
+#: What an administrator writes, and what is in a store.
+TEXTS = (
+    Target("main.cf", ("main-cf",), _configuration, share=0.1),
+    Target("greylist record", ("greylist-records",), _greylist_record, share=0.1),
+    Target("whitelist of clients", ("whitelist-clients",), _whitelist(whitelist_syntax.parse_clients), share=0.1),
+    Target("whitelist of senders", ("whitelist-mail",), _whitelist(whitelist_syntax.parse_senders), share=0.1),
+    Target("whitelist of recipients", ("whitelist-mail",), _whitelist(whitelist_syntax.parse_recipients), share=0.1),
+    Target("key_format", ("key-formats",), _key_format, share=0.1),
+    Target("cidr", ("cidr",), _rules(cidr.CidrLanguage), share=0.1),
+    Target("regexp", ("regexp",), _rules(regexp.RegexpLanguage), share=0.1),
+    Target("texthash", ("whitelist-mail", "cidr"), _texthash, share=0.1),
+    Target("mail address", ("whitelist-mail", "tcp-table-requests"), _mail_address, share=0.1),
 )

@@ -74,7 +74,7 @@ class World:
         self.servers: list[_Memcached] = []
         self.entrance, self.pipelined = Entrance(self.reactor, 10), Pipelined(10)
         self.socketmap = self._ready(SocketmapFactory(tables, self.reactor, 310))
-        self.tcp_table = self._ready(TcpTableFactory(b"aliases", tables, self.reactor, 310))
+        self.tcp_table = self._ready(TcpTableFactory(b"fixed", tables, self.reactor, 310))
         self.policy = self._ready(PolicyFactory(self.config.policies, self.reactor, 310))
 
     def _ready(self, factory: Any) -> Any:
@@ -240,7 +240,7 @@ def _ask(world: World, key: bytes, outcomes: list[object]) -> None:
 def _pass_time(world: World, done: Callable[[], bool]) -> None:
     """Let a server that works accept and answer, until something is so, or for long."""
     world.reactor.advance(0)
-    for _ in range(200):
+    for _ in range(40):
         while world.reactor.tcpClients:
             world.servers.append(_Memcached(world.reactor.tcpClients.pop()[2]))
             world.reactor.connectors.clear()
@@ -252,12 +252,12 @@ def _pass_time(world: World, done: Callable[[], bool]) -> None:
             return
         for server in world.servers:
             server.answer()
-        world.reactor.advance(0.1)
+        world.reactor.advance(0.5)
 
 
 CONNECTIONS = (
-    Target("socketmap listener", ("socketmap-requests",), 3, _socketmap, World),
-    Target("tcp_table listener", ("tcp-table-requests",), 3, _tcp_table, World),
-    Target("policy listener", ("policy-requests",), 3, _policy, World),
-    Target("memcached client", ("memcache-replies",), 3, _memcached, World),
+    Target("socketmap listener", ("socketmap-requests",), _socketmap, World),
+    Target("tcp_table listener", ("tcp-table-requests",), _tcp_table, World),
+    Target("policy listener", ("policy-requests",), _policy, World),
+    Target("memcached client", ("memcache-replies",), _memcached, World),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -23,6 +24,8 @@ TOKENS = (
 )
 
 _MOST_BYTES = 4096
+
+_DIGITS = re.compile(rb"[0-9]{1,10}(?![0-9])")
 
 _Change = Callable[[Random, bytearray, Sequence[bytes]], None]
 
@@ -96,14 +99,9 @@ def _append(random: Random, data: bytearray, samples: Sequence[bytes]) -> None:
 
 def _number(random: Random, data: bytearray, _: Sequence[bytes]) -> None:
     """Change the first number behind a place: lengths are what codecs trust."""
-    start = _place(random, data)
-    while start < len(data) and not 0x30 <= data[start] <= 0x39:
-        start += 1
-    end = start
-    while end < len(data) and 0x30 <= data[end] <= 0x39:
-        end += 1
-    if start < end <= start + 10:
-        data[start:end] = b"%d" % max(0, int(data[start:end]) + random.choice((-1, 1, 2, 10, 1000, 10**9)))
+    found = _DIGITS.search(data, _place(random, data))
+    if found is not None:
+        data[slice(*found.span())] = b"%d" % max(0, int(found[0]) + random.choice((-1, 1, 2, 10, 1000, 10**9)))
 
 
 _CHANGES: tuple[_Change, ...] = (

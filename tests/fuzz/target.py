@@ -21,16 +21,16 @@ class Target:
     """A codec or a connection.
 
     :ivar corpora: the directories of its samples.
-    :ivar share: how many inputs it gets, beside the others.
     :ivar check: is called with each input.
     :ivar open: gives what the check needs, a context manager; at its end nothing may be left of it.
+    :ivar share: of the number of inputs that a codec or a listener gets.
     """
 
     name: str
     corpora: tuple[str, ...]
-    share: int
     check: Check
     open: Callable[[], AbstractContextManager[Any]] = nullcontext
+    share: float = 1
 
     def samples(self) -> list[bytes]:
         """Return what inputs are made of."""
