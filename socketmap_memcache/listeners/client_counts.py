@@ -33,10 +33,13 @@ class ClientCounts:
     @staticmethod
     def make() -> int:
         """Return the descriptor of memory where no worker is yet."""
-        with TemporaryFile() as file:
-            file.write(b"\xff" * _SIZE)  # nobody, in all places
-            file.flush()
-            return os.dup(file.fileno())
+        if hasattr(os, "memfd_create"):  # else (BSD) there has to be a directory for it
+            descriptor = os.memfd_create("client counts")
+        else:
+            with TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        os.write(descriptor, b"\xff" * _SIZE)  # nobody, in all places
+        return descriptor
 
     def tell(self, clients: int) -> None:
         """Let the others know how many clients this worker has."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ def descriptor() -> Iterator[int]:
     descriptor = ClientCounts.make()
     yield descriptor
     os.close(descriptor)
+
+
+def test_no_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is made: the service may have no directory for it."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    os.close(ClientCounts.make())
 
 
 def test_alone(descriptor: int) -> None:
