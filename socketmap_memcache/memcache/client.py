@@ -19,6 +19,7 @@ from socketmap_memcache.memcache.interface import IMember, Leased, Limits
 from socketmap_memcache.memcache.lease_commands import GetLeased, GiveUp, Refill
 from socketmap_memcache.memcache.link import Connect, Link, State
 from socketmap_memcache.memcache.owed import OwedDeletes
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 
 #: Seconds after which a command has failed, whatever its limits say. Postfix gives up on a socketmap after 100.
 PATIENCE = 90.0
@@ -171,7 +172,7 @@ class MemcacheClient:
         """
         under_way = [*self._waiting, *self._pausing]
         if self._connection is not None:
-            under_way += self._connection.in_flight
+            under_way += self._connection.unanswered()
         if under_way:
             # Their users may begin others, as a look-up that ends in a refill does.
             DeferredList([command.settled() for command in under_way]).addCallback(lambda _: self.close(heir))
@@ -248,7 +249,7 @@ class MemcacheClient:
             self._waiting.remove(command)
             self._give_up(command, self._timed_out(command))
         if self._connection is not None:
-            late = [command for command in self._connection.in_flight if command.deadline <= now]
+            late = [command for command in self._connection.unanswered() if command.deadline <= now]
             if late:
                 self._connection.drop(self._timed_out(late[0]), late)
         left = self._unanswered()
@@ -256,7 +257,7 @@ class MemcacheClient:
             self._watch_until(min(command.deadline for command in left), now)
 
     def _unanswered(self) -> list[Command]:
-        return self._waiting if self._connection is None else [*self._waiting, *self._connection.in_flight]
+        return self._waiting if self._connection is None else [*self._waiting, *self._connection.unanswered()]
 
     def _timed_out(self, command: Command) -> LookupTimeout:
         return LookupTimeout(f"memcached {self.name}: no answer within {command.limits.timeout:g} s")
@@ -265,12 +266,11 @@ class MemcacheClient:
 
     def _up(self, connection: MemcacheConnection) -> None:
         self._connection = connection
-        self._send_owed()
         waiting, self._waiting = self._waiting, []
-        for command in waiting:
-            connection.send(command)
-        if self._watch is None:  # those who waited have given up: the connection's own first command is left
-            self._expire()
+        with WRITES_TOGETHER:
+            self._send_owed()
+            for command in waiting:
+                connection.send(command)
 
     def _lost(self, blamed: list[Command], others: list[Command], error: TemporaryError) -> None:
         self._connection = None

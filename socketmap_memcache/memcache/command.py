@@ -29,12 +29,14 @@ class Command(PipelinedCommand):
     :ivar uncertain: whether a connection was lost with it: the server may have done, or may yet do, what it says.
     :cvar changes: whether it changes what the server has.
     :cvar repeated: whether it goes out again when its connection is lost through no fault of its own.
+    :cvar fenced: whether a miss of its counts only when a fence behind it is answered.
     """
 
     __slots__ = ("key", "limits", "started", "uncertain")
 
     changes = False
     repeated = True
+    fenced = False
 
     def __init__(self, key: bytes, wire: bytes, limits: Limits, asker: Asker, token: Any) -> None:
         """Make a command that was not sent yet."""
@@ -66,6 +68,10 @@ class Command(PipelinedCommand):
         """Say what a reply means; see :meth:`take`."""
         raise NotImplementedError
 
+    def missed(self, result: Any) -> bool:
+        """Say whether a result of a command that is fenced is a miss."""
+        raise NotImplementedError
+
     def succeed(self, result: Any) -> None:
         """Hand over the result."""
         try:
@@ -77,7 +83,7 @@ class Command(PipelinedCommand):
 class Get(Command):
     """``get``: the value, or ``None``. All who want the same at the same time share one."""
 
-    __slots__ = ("_others", "_under_way")
+    __slots__ = ("_others", "_under_way", "fenced")
 
     def __init__(self, key: bytes, limits: Limits, under_way: dict[bytes, Get], asker: Asker, token: Any) -> None:
         """Make a command that may be shared until it has its result.
@@ -91,6 +97,7 @@ class Get(Command):
         self.tries = 0
         self.asker = asker
         self.token = token
+        self.fenced = limits.fenced
         self._others: list[tuple[Asker, Any]] | None = None
         self._under_way = under_way
         under_way[key] = self
@@ -128,6 +135,9 @@ class Get(Command):
             self.asker, self.token = asker, token
             super().fail(error)
 
+    def missed(self, result: bytes | None) -> bool:
+        return result is None
+
     def result(self, reply: Reply) -> bytes | None:
         status, key, value, too_long = reply
         if status == b"END" and (key is None or key == self.key):
@@ -142,10 +152,11 @@ class Get(Command):
 class GetMany(Command):
     """One ``get`` for several keys: a dictionary of those that exist, where ``None`` is a value that is too long."""
 
-    __slots__ = ("_reader", "keys", "values")
+    __slots__ = ("_reader", "fenced", "keys", "values")
 
     def __init__(self, keys: Collection[bytes], limits: Limits, asker: Asker, token: Any) -> None:
         super().__init__(b"", memcache.get_many(keys), limits, asker, token)
+        self.fenced = limits.fenced
         self.keys = frozenset(keys)
         self.values: dict[bytes, bytes | None] = {}
         self._reader: ReplyReader | None = None
@@ -157,6 +168,9 @@ class GetMany(Command):
         if len(self.values) > len(self.keys):  # at once, and not only with END: there might be no end of them
             raise MemcacheError("a value for another key")
         return reply
+
+    def missed(self, result: dict[bytes, bytes | None]) -> bool:
+        return len(result) < len(self.keys)
 
     def result(self, reply: Reply) -> dict[bytes, bytes | None]:
         if reply.status != b"END":

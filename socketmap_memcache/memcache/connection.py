@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
@@ -11,6 +12,7 @@ from twisted.python.failure import Failure
 
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.command import UNFINISHED, Command, CommandRefusedError
+from socketmap_memcache.memcache.probe import FENCE
 from socketmap_memcache.pipelined_connection import PipelinedConnection
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
@@ -19,7 +21,7 @@ from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
 class MemcacheConnection(PipelinedConnection):
     """A connection that is used until the first thing goes wrong on it.
 
-    :ivar in_flight: the commands that have no reply yet, the oldest first.
+    :ivar in_flight: the commands that have no reply yet, the oldest first, with their fences.
     :ivar has_answered: whether there has been a whole reply.
     """
 
@@ -43,11 +45,20 @@ class MemcacheConnection(PipelinedConnection):
         self._on_lost = on_lost
         self.has_answered = False
         self.in_flight: deque[Command] = deque()
+        self._unfenced = False  # whether a fence has to follow what is unsent
+        self._in_doubt: list[tuple[Command, Any]] = []  # misses whose fence is the next one in flight
+
+    def unanswered(self) -> list[Command]:
+        """Give the commands that somebody waits for, the oldest first."""
+        in_doubt = [command for command, _ in self._in_doubt]
+        return in_doubt + [command for command in self.in_flight if command is not FENCE]
 
     def send(self, command: Command) -> None:
         """Put a command on its way. What is sent in one reactor turn leaves in one write, but for the first of it."""
         self.in_flight.append(command)
         self._unsent.append(command.wire)
+        if command.fenced:
+            self._unfenced = True
         if len(self._unsent) > 1:
             return
         if WRITES_TOGETHER.held is not None:
@@ -56,6 +67,13 @@ class MemcacheConnection(PipelinedConnection):
             self._flush()
         else:
             self._reactor.callLater(0, self._flush)
+
+    def _flush(self, _: bytes = b"") -> None:
+        if self._unfenced and self.usable:
+            self._unfenced = False
+            self.in_flight.append(FENCE)
+            self._unsent.append(FENCE.wire)
+        super()._flush()
 
     def _hand_over(self) -> None:
         reader, in_flight = self._reader, self.in_flight
@@ -74,23 +92,40 @@ class MemcacheConnection(PipelinedConnection):
                     return
                 self.has_answered = True
                 in_flight.popleft()
-                command.succeed(result)
+                if command.fenced and command.missed(result):
+                    self._in_doubt.append((command, result))
+                elif command is FENCE:
+                    self._believe()
+                else:
+                    command.succeed(result)
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:
-            self.drop(self._error(str(error)), (in_flight[0],))
+            self.drop(self._error(str(error)), self._oldest())
+
+    def _believe(self) -> None:
+        """Hand over the misses whose fence has come in its place."""
+        in_doubt, self._in_doubt = self._in_doubt, []
+        for command, result in in_doubt:
+            command.succeed(result)
+
+    def _oldest(self) -> list[Command]:
+        """Give the command, or with a fence the commands, that the next reply is for."""
+        oldest = self.in_flight[0]
+        return [command for command, _ in self._in_doubt] if oldest is FENCE else [oldest]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Hear that the connection is gone.
 
-        In the middle of a reply that is put down to its command. Between replies it is nobody's fault: Postfix, too,
-        only connects again when a server has closed a connection that worked. But one that never answered anything
-        counts against all that were on it, or they would be sent for ever.
+        In the middle of a reply that is put down to its command, and in place of that to a fence to those in doubt.
+        Between other replies it is nobody's fault: Postfix, too, only connects again when a server has closed a
+        connection that worked. But one that never answered anything counts against all that were on it, or they would
+        be sent for ever.
         """
         blamed: Collection[Command] = ()
         text = f"connection lost: {reason.getErrorMessage()}"
-        if not self._reader.idle:
-            blamed = tuple(self.in_flight)[:1]
+        if self.in_flight and (not self._reader.idle or self.in_flight[0] is FENCE):
+            blamed = self._oldest()
         elif not self.has_answered:
             blamed = tuple(self.in_flight)
             if self._server.startswith("inet:"):
@@ -118,21 +153,22 @@ class MemcacheConnection(PipelinedConnection):
         if not self.usable:
             return
         self.usable = False
-        commands = list(self.in_flight)
+        finished = self._finished()
+        commands = self.unanswered()
         self.in_flight.clear()
-        finished = self._finished(commands)
+        self._in_doubt.clear()
         guilty = frozenset(blamed)
         self._on_lost(self, [c for c in commands if c in guilty], [c for c in commands if c not in guilty], error)
         for command, result in finished:
             command.succeed(result)
 
-    def _finished(self, commands: list[Command]) -> list[tuple[Command, object]]:
+    def _finished(self) -> list[tuple[Command, object]]:
         """Take the oldest command away if all of its value has come, without its END: a hit for Postfix."""
         reply = self._reader.unfinished()
-        if reply is None or not commands:
+        if reply is None or not self.in_flight:
             return []
         try:
-            result = commands[0].result(reply)
+            result = self.in_flight[0].result(reply)
         except MemcacheError:
             return []
-        return [(commands.pop(0), result)]
+        return [(self.in_flight.popleft(), result)]

@@ -24,6 +24,7 @@ class Limits:
     :ivar data_size_limit: bytes of a value, read or written.
     :ivar backed: whether there is another store, which knows what is true: a change that the cache may have missed is
         made good by a delete when the server is back, and nothing waits for a server that may be down.
+    :ivar fenced: whether "not found" has to be certain, as where no other store is asked for what is missing here.
     :ivar refills: whether what is set comes from that store: where it was never sent the cache has missed nothing.
     """
 
@@ -33,6 +34,7 @@ class Limits:
     line_size_limit: int = 1024
     data_size_limit: int = 10240
     backed: bool = False
+    fenced: bool = False
     refills: bool = False
 
 

@@ -15,47 +15,17 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from socketmap_memcache.asker import FIRING, Asker
+from socketmap_memcache.asker import FIRING
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
-from socketmap_memcache.memcache.command import Command, Delete
+from socketmap_memcache.memcache.command import Command
 from socketmap_memcache.memcache.connection import MemcacheConnection
-from socketmap_memcache.memcache.interface import Limits
-from socketmap_memcache.prompt_writer import WRITES_TOGETHER
+from socketmap_memcache.memcache.probe import Probe
 
 #: Seconds before a server that is down is tried again, at first and at most; it doubles in between.
 #: A refused connection costs next to nothing, and mail waits for the first one that is accepted: that is to be within
 #: two seconds of the server's return, however long it was away.
 FIRST_PROBE = 0.1
 LAST_PROBE = 1.0
-
-#: The key that the first command of each connection deletes. It need not exist, and a proxy takes it, too. Should a
-#: server that is out of step answer each command as the one before, nobody takes the first answer for "not found".
-PROBE_KEY = b"socketmap-memcache-probe"
-
-
-class Probe(Delete):
-    """The first command of each connection."""
-
-    __slots__ = ()
-
-    changes = False  # there is nothing to lose
-    repeated = False
-
-    def __init__(self, timeout: float, asker: Asker, token: Any) -> None:
-        super().__init__(PROBE_KEY, Limits(timeout=timeout, max_try=1), asker, token)
-
-
-class _Unasked:
-    """Hears of a probe that nobody waits for: it says nothing about what the server does with other commands."""
-
-    def __init__(self, connection: MemcacheConnection) -> None:
-        self._connection = connection
-
-    def answered(self, value: bool, token: None) -> None:
-        self._connection.has_answered = False
-
-    def failed(self, failure: Failure, token: None) -> None:
-        self._connection.has_answered = False
 
 
 class Connect(Structure):
@@ -199,10 +169,8 @@ class Link:
     def _command_failed(self, command: Command, error: TemporaryError) -> None:
         if not isinstance(command, Probe):
             self._on_failed(command, error)
-        elif self._probed is not None:  # an error is an answer: behind a proxy it may be that of one server of many
+        else:  # an error is an answer: behind a proxy it may be that of one server of many
             self._happen(_Event.ANSWERED)
-        else:
-            command.fail(error)
 
     def _lost(
         self, connection: MemcacheConnection, blamed: list[Command], others: list[Command], error: TemporaryError
@@ -256,14 +224,6 @@ class Link:
         self._log.info("memcached {name}: is back", name=self.name)
         self._use_probed(None)
 
-    def _open_with(self, connection: MemcacheConnection) -> None:
-        """Begin with a probe, whose answer nobody waits for."""
-        probe = Probe(self.timeout, _Unasked(connection), None)
-        probe.deadline = self._reactor.seconds() + self.timeout
-        with WRITES_TOGETHER:  # with the commands that have waited
-            connection.send(probe)
-            self._use(connection)
-
     def _use(self, connection: MemcacheConnection) -> None:
         if self._used:
             self.up_since = self._reactor.seconds()
@@ -298,7 +258,7 @@ class Link:
     #: What comes of what happens: the next state, and what is done.
     _TABLE: ClassVar[dict[tuple[State, _Event], tuple[State, Callable[[Link, Any], None]]]] = {
         (State.IDLE, _Event.WANTED): (State.CONNECTING, _open),
-        (State.CONNECTING, _Event.MADE): (State.UP, _open_with),
+        (State.CONNECTING, _Event.MADE): (State.UP, _use),
         (State.CONNECTING, _Event.FAILED): (State.DOWN, _go_down),
         (State.UP, _Event.ENDED): (State.IDLE, _nothing),
         (State.UP, _Event.HUNG): (State.SUSPECT, _nothing),

@@ -59,6 +59,7 @@ def _settings(parameters: Parameters, context: TableContext) -> Settings:
     flags = parameters.integer("flags", 0)
     if flags < 0:
         parameters.warn("flags", f"flags = {flags}: memcached refuses flags below 0, and takes the value for a command")
+    backed = bool(parameters.text("backup", ""))
     return Settings(
         flags=flags,
         ttl=parameters.integer("ttl", 3600),
@@ -73,7 +74,8 @@ def _settings(parameters: Parameters, context: TableContext) -> Settings:
             retry_pause=parameters.integer("retry_pause", 1, minimum=1),
             line_size_limit=parameters.integer("line_size_limit", 1024, minimum=1),
             data_size_limit=parameters.integer("data_size_limit", 10240, minimum=1),
-            backed=bool(parameters.text("backup", "")),
+            backed=backed,
+            fenced=not backed,
         ),
         leases=read_leases(parameters),
     )

@@ -28,7 +28,6 @@ class Way:
     """One direction of one connection.
 
     :ivar held: what a fault keeps for later.
-    :ivar sound: whether anything has come as it was.
     :ivar resets: whether the end of the connection is a reset.
     """
 
@@ -36,7 +35,6 @@ class Way:
         self.network = network
         self.random = network.random
         self.held = b""
-        self.sound = False
         self.resets = False
 
     def wait(self, seconds: float) -> bool:
@@ -62,12 +60,7 @@ def late(way: Way, chunk: bytes) -> Iterator[bytes]:
 
 
 def previous(way: Way, chunk: bytes) -> Iterator[bytes]:
-    """Answer each question with the reply to the one before, and the first one of a connection twice.
-
-    Connections that have been sound end: where one falls behind later, a miss looks like any other, to any client.
-    """
-    if way.sound:
-        raise Cut
+    """Answer each question with the reply to the one before, and the first one with its own."""
     for reply in _REPLY.findall(chunk):
         yield way.held or reply
         way.held = reply
@@ -164,7 +157,7 @@ class Network:
             while chunk := source.recv(65536):
                 fault: Fault | None = getattr(self, what)
                 if fault is None:
-                    way.held, way.sound = b"", True
+                    way.held = b""
                     target.sendall(chunk)
                     continue
                 for part in fault(way, chunk):

@@ -214,6 +214,8 @@ def _memcached(world: World, data: bytes, random: Random) -> None:
             server.send([_PROBE_ANSWER])
         server.clear()
         server.send(cut(random, data))
+        if random.getrandbits(1):
+            server.send([_PROBE_ANSWER])
     _pass_time(world, lambda: len(outcomes) == 3)
     assert len(outcomes) == 3, outcomes
     for outcome in outcomes:

@@ -10,9 +10,10 @@ import pytest
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import parse
 from socketmap_memcache.errors import Problem
-from socketmap_memcache.memcache.link import FIRST_PROBE, LAST_PROBE, PROBE_KEY
+from socketmap_memcache.memcache.link import FIRST_PROBE, LAST_PROBE
 from socketmap_memcache.memcache.members import FailureRule
 from socketmap_memcache.memcache.owed import OWED_LIMIT, REFUSED_PAUSE
+from socketmap_memcache.memcache.probe import PROBE_KEY
 from socketmap_memcache.memcache.server_list import parse_server_list
 from socketmap_memcache.tables.cluster_cf import read_failure_rule
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from socketmap_memcache.memcache.link import PROBE_KEY
+from socketmap_memcache.memcache.probe import PROBE_KEY
 
 from .threaded import ThreadedServer
 

@@ -15,9 +15,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from socketmap_memcache.memcache.connection import MemcacheConnection
-from socketmap_memcache.memcache.link import PROBE_KEY, Link, State
+from socketmap_memcache.memcache.probe import PROBE_KEY
 
-#: What a client sends first on each connection, and what is answered where all is well.
+#: What a client sends to a server that it does not trust, and what is answered where all is well.
 PROBE, PROBE_REPLY = b"delete %b\r\n" % PROBE_KEY, b"NOT_FOUND\r\n"
 
 
@@ -94,11 +94,6 @@ class Attempt:
         self.cancelled = True
 
 
-def link_of(protocol: MemcacheConnection) -> Link:
-    """Give the link that has made a connection."""
-    return cast(Any, protocol)._on_lost.__self__  # type: ignore[no-any-return]
-
-
 class ScriptedServer:
     """What a client's ``connect`` meets: attempts wait until the test accepts or refuses them."""
 
@@ -113,20 +108,14 @@ class ScriptedServer:
         self.attempts.append(attempt)
         return attempt.done
 
-    def accept(self, first_answer: bytes = PROBE_REPLY) -> ScriptedConnection:
-        """Let the only attempt succeed, and answer the first command, unless the client waits for that answer."""
+    def accept(self) -> ScriptedConnection:
+        """Let the only attempt succeed."""
         (attempt,) = self.attempts
         self.attempts.clear()
         protocol = cast(MemcacheConnection, attempt.factory.buildProtocol(cast(Any, self.peer)))
         connection = ScriptedConnection(protocol, self.peer)
         self.connections.append(connection)
         attempt.done.callback(protocol)
-        if protocol.usable and link_of(protocol).state is State.UP:
-            first = connection.transport.writes.pop(0)
-            assert first.startswith(PROBE)
-            if first != PROBE:
-                connection.transport.writes.insert(0, first.removeprefix(PROBE))
-            connection.send(first_answer)
         return connection
 
     def accept_probe(self) -> ScriptedConnection:

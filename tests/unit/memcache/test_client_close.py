@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred
 
 from socketmap_memcache.errors import LookupTimeout
 from socketmap_memcache.memcache.client import MemcacheClient
-from tests.unit.memcache.scripted import PROBE_REPLY, value
+from tests.unit.memcache.scripted import value
 
 from .client_tests import LIMITS, ONE_TRY, ClientTests
 
@@ -51,29 +51,6 @@ class TestClose(ClientTests):
         connection.send(value(b"k", b"v"))
         assert self.successResultOf(done) == b"v"
         assert connection.is_closed()
-
-    def test_new_connection(self) -> None:
-        """A connection that is new is closed, too, whatever the server says to its first command."""
-        for reply in (PROBE_REPLY, b"SERVER_ERROR no\r\n"):
-            self.setUp()
-            done = self.get()
-            connection = self.server.accept(b"")
-            self.client.close()
-            connection.send(reply + b"END\r\n")
-            assert self.successResultOf(done) is None
-            assert connection.is_closed()
-            assert self.timers() == []
-
-    def test_nobody_waits(self) -> None:
-        """A connection that came too late for those who waited, and on which nothing is answered, is given up."""
-        done = self.get(limits=ONE_TRY)
-        self.clock.advance(2)
-        self.assertFailed(done, "no answer", LookupTimeout)
-        connection = self.server.accept(b"")
-        self.client.close()
-        self.clock.advance(2)
-        assert connection.is_aborted()
-        assert self.timers() == []
 
     def test_hang(self) -> None:
         """A server that hangs keeps a client that closes no longer than its commands may take."""

@@ -12,7 +12,6 @@ from socketmap_memcache.memcache.link import State
 from socketmap_memcache.memcache.pool import ClientPool
 from socketmap_memcache.memcache.security import Security
 from socketmap_memcache.memcache.server import Server
-from tests.unit.memcache.scripted import PROBE, PROBE_REPLY
 
 SERVER = Server.parse("inet:192.0.2.1:11211")
 OTHER = Server.parse("inet:192.0.2.1:11212")
@@ -83,8 +82,8 @@ class TestPool(SynchronousTestCase):
         transport.clear()
         transport.setTcpNoDelay = transport.setTcpKeepAlive = lambda _: None  # type: ignore[attr-defined]
         protocol.dataReceived(b"STORED\r\n")
-        assert transport.value() == PROBE + b"get k\r\n"
-        transport.protocol.dataReceived(PROBE_REPLY + b"VALUE k 0 1\r\nv\r\nEND\r\n")  # type: ignore[attr-defined]
+        assert transport.value() == b"get k\r\n"
+        transport.protocol.dataReceived(b"VALUE k 0 1\r\nv\r\nEND\r\n")  # type: ignore[attr-defined]
         assert self.successResultOf(answer) == b"v"
 
     def test_refresh(self) -> None:

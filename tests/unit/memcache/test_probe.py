@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from twisted.logger import capturedLogs
-
 from socketmap_memcache.errors import TemporaryError
 from socketmap_memcache.memcache.interface import Limits
-from socketmap_memcache.memcache.link import FIRST_PROBE, LAST_PROBE, PROBE_KEY
+from socketmap_memcache.memcache.link import FIRST_PROBE, LAST_PROBE
+from socketmap_memcache.memcache.probe import PROBE_KEY
 
 from .client_tests import ClientTests
 from .scripted import PROBE_REPLY, ScriptedConnection, value
@@ -32,29 +31,6 @@ class TestProbe(ClientTests):
         connection = self.server.accept_probe()
         done = self.get(limits=ONCE)
         connection.send(PROBE_REPLY)
-        self.failureResultOf(done, TemporaryError)
-
-    def test_first_command(self) -> None:
-        """A server that answers the first command of a connection twice has not said that a key does not exist."""
-        done = self.get(limits=ONCE)
-        connection = self.server.accept()
-        connection.send(PROBE_REPLY)
-        self.failureResultOf(done, TemporaryError)
-        assert connection.is_aborted()
-
-    def test_refused(self) -> None:
-        """A server, or a proxy, that refuses the first command is used all the same, and nothing is logged."""
-        done = self.get(limits=ONCE)
-        connection = self.server.accept(b"SERVER_ERROR no\r\n")
-        with capturedLogs() as logs:
-            connection.send(b"END\r\n")
-        assert self.successResultOf(done) is None
-        assert logs == []
-
-    def test_never_answers(self) -> None:
-        """A server that answers the first command only, and then hangs up, counts against those who asked."""
-        done = self.get(limits=ONCE)
-        self.server.accept().lose()
         self.failureResultOf(done, TemporaryError)
 
     def test_value_without_end(self) -> None:

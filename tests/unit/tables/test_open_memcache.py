@@ -53,7 +53,7 @@ class OpenMemcacheTests(SynchronousTestCase):
         assert table.name == f"memcache:{self.path}"
         assert (settings.flags, settings.ttl, settings.key_format.template) == (0, 3600, b"%s")
         assert (settings.key_digest, settings.domain, settings.fold_keys) == ("", None, True)
-        assert settings.limits == Limits(2, 2, 1, 1024, 10240)
+        assert settings.limits == Limits(2, 2, 1, 1024, 10240, fenced=True)
         assert isinstance(table._cache, MemcacheClient)
         assert table._cache.name == "inet:localhost:11211"
         assert table._backup is None

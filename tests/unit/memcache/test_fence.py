@@ -1,0 +1,295 @@
+"""What it takes for "not found" to be believed where no backup is asked."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+
+from socketmap_memcache.errors import LookupTimeout, TemporaryError
+from socketmap_memcache.memcache.client import MemcacheClient
+from socketmap_memcache.memcache.interface import Limits
+
+from .client_tests import ONE_TRY, ClientTests
+from .scripted import PROBE, PROBE_REPLY, ScriptedConnection, ScriptedServer, gets, value
+
+CERTAIN = Limits(max_try=1, fenced=True)
+TWICE = Limits(max_try=2, fenced=True)
+
+
+class TestFence(ClientTests):
+    def ask(self, *keys: bytes, limits: Limits = CERTAIN) -> list[Deferred[bytes | None]]:
+        """Ask for keys, on one connection, in one write."""
+        asked = [self.get(key, limits) for key in keys]
+        if self.server.attempts:
+            self.server.accept()
+        self.flush()
+        self.connection = self.server.connections[-1]
+        return asked
+
+    def assertMissed(self, *asked: Deferred[bytes | None]) -> None:
+        assert [self.successResultOf(each) for each in asked] == [None] * len(asked)
+
+    def test_one_write(self) -> None:
+        """The look-ups of one write are followed by one delete of nobody's key, and believed with its reply."""
+        asked = self.ask(b"a", b"b", b"c")
+        assert self.connection.writes() == [gets([b"a", b"b", b"c"]) + PROBE]
+        self.connection.send(b"END\r\n" * 3)
+        for each in asked:
+            self.assertNoResult(each)
+        self.connection.send_slowly(PROBE_REPLY)
+        self.assertMissed(*asked)
+
+    def test_hit(self) -> None:
+        """A value names its key, and waits for nothing."""
+        a, b = self.ask(b"a", b"b")
+        self.connection.send(b"END\r\n" + value(b"b", b"2"))
+        assert self.successResultOf(b) == b"2"
+        self.assertNoResult(a)
+        self.connection.send(PROBE_REPLY)
+        self.assertMissed(a)
+
+    def test_behind_at_a_miss(self) -> None:
+        """A server that falls one reply behind, at any look-up, has not said that those from there on do not exist."""
+        for behind in range(3):
+            self.setUp()
+            asked = self.ask(b"a", b"b", b"c")
+            self.connection.send(b"END\r\n" * (behind + 1) + b"END\r\n" * (3 - behind) + PROBE_REPLY)
+            for each in asked:
+                self.assertFailed(each, "out of step: unexpected reply b'END', where that to another command should be")
+            assert self.connection.is_aborted()
+
+    def test_behind_from_before(self) -> None:
+        """One that was behind already shows the reply to the fence before in place of that to a look-up."""
+        self.ask(b"a")
+        self.connection.send(b"END\r\n" + PROBE_REPLY)
+        (b,) = self.ask(b"b")
+        self.connection.send(PROBE_REPLY + b"END\r\n")
+        self.assertFailed(b, "unexpected reply b'NOT_FOUND'")
+
+    def test_second_try(self) -> None:
+        """A miss that was not believed costs a try: after the pause it goes out again, on a new connection."""
+        (a,) = self.ask(b"a", limits=TWICE)
+        self.connection.send(b"END\r\nEND\r\n")
+        self.assertNoResult(a)
+        self.clock.advance(TWICE.retry_pause)
+        connection = self.server.accept()
+        assert connection.received() == gets([b"a"]) + PROBE
+        connection.send(value(b"a", b"1") + PROBE_REPLY)
+        assert self.successResultOf(a) == b"1"
+        assert not connection.is_aborted()
+
+    def test_nobody_in_doubt(self) -> None:
+        """Where the reply to a fence is wrong, but all before it were hits, it costs nobody a try."""
+        (a,) = self.ask(b"a")
+        b = self.get(b"b", CERTAIN)
+        self.flush()
+        self.connection.send(value(b"a", b"1") + b"END\r\n")
+        assert self.successResultOf(a) == b"1"
+        assert self.connection.is_aborted()
+        connection = self.server.accept()
+        assert connection.received() == gets([b"b"]) + PROBE
+        connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(b)
+
+    def test_other_replies(self) -> None:
+        """The key may exist, and an error is no reply to a look-up that found nothing; nothing is logged of either."""
+        for reply in (b"DELETED\r\n", b"SERVER_ERROR no\r\n", b"ERROR\r\n", b"CLIENT_ERROR no\r\n"):
+            self.setUp()
+            (a,) = self.ask(b"a")
+            with capturedLogs() as logs:
+                self.connection.send_slowly(b"END\r\n" + reply)
+            self.assertMissed(a)
+            assert logs == []
+
+    def test_value_in_its_place(self) -> None:
+        """A value, be it of the key that is deleted, is the reply to a look-up: nothing is believed."""
+        for key in (b"b", b"socketmap-memcache-probe"):
+            self.setUp()
+            a, b = self.ask(b"a", b"b")
+            self.connection.send(b"END\r\nEND\r\n" + value(key, b"2"))
+            for each in (a, b):
+                self.assertFailed(each, "out of step")
+
+    def test_none_needed(self) -> None:
+        """A look-up whose misses a backup answers, and a change, have nothing behind them."""
+        self.ask(b"a", limits=ONE_TRY)
+        done = self.client.set(b"b", b"2", 0, 0, CERTAIN)
+        self.flush()
+        assert self.connection.received() == gets([b"a"]) + b"set b 0 0 1\r\n2\r\n"
+        self.connection.send(b"END\r\nSTORED\r\n")
+        assert self.successResultOf(done) is True
+
+    def test_many(self) -> None:
+        """Of many keys asked for at once, too, none is missing until the reply to the fence has come."""
+        asked = self.client.get_many([b"a", b"b"], CERTAIN)
+        connection = self.server.accept()
+        assert connection.received() == b"get a b\r\n" + PROBE
+        connection.send(value(b"b", b"2"))
+        self.assertNoResult(asked)
+        connection.send(PROBE_REPLY)
+        assert self.successResultOf(asked) == {b"b": b"2"}
+        asked = self.client.get_many([b"a", b"b"], CERTAIN)
+        connection.send(value(b"a", b"1", b"") + value(b"b", b"2"))
+        assert self.successResultOf(asked) == {b"a": b"1", b"b": b"2"}
+        connection.send(PROBE_REPLY)
+        asked = self.client.get_many([b"b", b"c"], CERTAIN)
+        connection.send(value(b"b", b"2") * 2)
+        self.failureResultOf(asked, TemporaryError)
+
+    def test_never_answered(self) -> None:
+        """A miss whose fence is not answered in time has failed, in the time that the look-up had."""
+        (a,) = self.ask(b"a")
+        self.clock.advance(1.5)
+        self.connection.send(b"END\r\n")
+        self.clock.advance(0.4)
+        self.assertNoResult(a)
+        self.clock.advance(0.1)
+        self.assertFailed(a, "no answer within 2 s", LookupTimeout)
+        assert self.connection.is_aborted()
+
+    def test_lost(self) -> None:
+        """A server that hangs up in place of that reply has cost a try, or it would be asked for ever."""
+        (a,) = self.ask(b"a", limits=TWICE)
+        self.connection.send(b"END\r\n")
+        self.connection.lose()
+        assert self.server.attempts == []
+        self.clock.advance(TWICE.retry_pause)
+        connection = self.server.accept()
+        connection.send(b"END\r\nNOT_")
+        connection.lose()
+        self.assertFailed(a, "connection lost")
+
+    def test_lost_between(self) -> None:
+        """A connection that ends before that reply is due costs nobody a try: all go out again at once."""
+        a, b = self.ask(b"a", b"b")
+        self.connection.send(b"END\r\n")
+        self.connection.lose()
+        connection = self.server.accept()
+        assert connection.received() == gets([b"a", b"b"]) + PROBE
+        connection.send(b"END\r\nEND\r\n" + PROBE_REPLY)
+        self.assertMissed(a, b)
+
+    def test_nobody_waits(self) -> None:
+        """Once all are answered, nothing waits for the reply to the fence, and a connection that ends is no failure."""
+        (a,) = self.ask(b"a")
+        self.connection.send(value(b"a", b"1"))
+        assert self.successResultOf(a) == b"1"
+        with capturedLogs() as logs:
+            self.clock.advance(10)
+            assert not self.connection.is_aborted()
+            self.connection.lose()
+        assert logs == []
+        (b,) = self.ask(b"b")
+        self.connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(b)
+
+    def test_shared(self) -> None:
+        """Who asks for a key between its reply and that to the fence shares the answer."""
+        (a,) = self.ask(b"a")
+        self.connection.send(b"END\r\n")
+        again = self.get(b"a", CERTAIN)
+        self.connection.send(PROBE_REPLY)
+        self.assertMissed(a, again)
+
+    def test_closed(self) -> None:
+        """A client that is closed waits for the reply, and the miss is handed over."""
+        (a,) = self.ask(b"a")
+        self.connection.send(b"END\r\n")
+        self.client.close()
+        assert not self.connection.is_closed()
+        self.connection.send(PROBE_REPLY)
+        self.assertMissed(a)
+        assert self.connection.is_closed()
+        assert self.timers() == []
+
+    def test_unsent(self) -> None:
+        """Look-ups that were not sent when the connection ended are sent on the next one, with one fence."""
+        (a,) = self.ask(b"a")
+        b = self.get(b"b", CERTAIN)
+        self.connection.send(value(b"a", b"1"))
+        self.connection.lose()
+        assert self.successResultOf(a) == b"1"
+        connection = self.server.accept()
+        self.flush()
+        assert connection.received() == gets([b"b"]) + PROBE
+        connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(b)
+
+
+_EXISTING = (b"a", b"b")
+
+
+class Laggard:
+    """A connection of a server that, from one of its replies on, answers each command as the one before.
+
+    :ivar sound: how many replies come before that.
+    """
+
+    def __init__(self, connection: ScriptedConnection, sound: int) -> None:
+        self._connection = connection
+        self._sound = sound
+        self._last = b""
+
+    def answer(self, slowly: bool) -> None:
+        """Answer what has been asked."""
+        replies = b"".join(map(self._reply, self._connection.received().splitlines()))
+        if slowly:
+            self._connection.send_slowly(replies)
+        elif replies:
+            self._connection.send(replies)
+
+    def _reply(self, command: bytes) -> bytes:
+        if command == PROBE.rstrip():
+            reply = PROBE_REPLY
+        else:
+            found = [key for key in command.split()[1:] if key in _EXISTING]
+            reply = b"".join(value(key, key, b"") for key in found) + b"END\r\n"
+        self._sound -= 1
+        answer = reply if self._sound >= 0 or not self._last else self._last
+        self._last = reply
+        return answer
+
+
+@given(
+    turns=st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"b d", b"c d"]), max_size=5), max_size=6),
+    sound=st.lists(st.integers(0, 20), min_size=1, max_size=4),
+    slowly=st.booleans(),
+)
+def test_never_false(turns: list[list[bytes]], sound: list[int], slowly: bool) -> None:
+    """Wherever a server falls one reply behind, no key that exists is missing from an answer."""
+    clock, server = Clock(), ScriptedServer()
+    client = MemcacheClient("inet:mc:11211", server.connect, clock)
+    laggards: list[Laggard] = []
+    asked: list[tuple[list[bytes], Deferred[dict[bytes, bytes | None]]]] = []
+
+    def turn() -> None:
+        if server.attempts:
+            laggards.append(Laggard(server.accept(), sound[len(laggards) % len(sound)]))
+        clock.advance(0)
+        for laggard in laggards:
+            laggard.answer(slowly)
+
+    def found(key: bytes, data: bytes | None) -> dict[bytes, bytes | None]:
+        return {} if data is None else {key: data}
+
+    for asking in turns:
+        for keys in map(bytes.split, asking):
+            if len(keys) > 1:
+                asked.append((keys, client.get_many(keys, TWICE)))
+            else:
+                asked.append((keys, client.get(keys[0], TWICE).addCallback(partial(found, keys[0]))))
+        turn()
+    for _ in range(10):
+        turn()
+        clock.advance(1)
+    for keys, answer in asked:
+        outcome = answer.result
+        if isinstance(outcome, dict):
+            assert outcome == {key: key for key in keys if key in _EXISTING}
+        else:
+            answer.addErrback(lambda failure: failure.trap(TemporaryError))
