@@ -143,6 +143,14 @@ def late(site: Site, seconds: float) -> None:
     disturbed(network.late, None, site, max(seconds, _longest(**dict(_NETWORK)) + ALLOWANCE))
 
 
+def one_behind(site: Site, seconds: float) -> None:
+    """Fall behind again and again: what matters is where it begins, at a miss or at a hit."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        disturbed(network.previous, None, site, site.random.uniform(0.05, 0.5))
+        time.sleep(site.random.uniform(0.05, 0.3))
+
+
 # The backup.
 
 
@@ -271,7 +279,7 @@ FAULTS = [
     Fault("memcached refuses", refused, _NETWORK),
     Fault("memcached answers garbage", partial(disturbed, network.garbage, None), _NETWORK),
     Fault("memcached answers late", late, _NETWORK),
-    Fault("memcached answers the one before", partial(disturbed, network.previous, None), _NETWORK),
+    Fault("memcached answers the one before", one_behind, _NETWORK),
     Fault("memcached closes mid-value", partial(disturbed, network.cut, None), _NETWORK),
     Fault("network delays and loses", partial(disturbed, network.lossy, network.lossy), _NETWORK),
     Fault("backup locked (lmdb)", lmdb_locked, _LMDB, backup=True),

@@ -76,7 +76,7 @@ class Site:
         self.workers = 1
         self.keys = Keys()
         self.changing = _CHANGING
-        self.maps = ["t", "t", "t", "cached", "backup"]
+        self.maps = ["t", "t", "t", "cached", "cached", "backup"]
         self.emptied = False
         self.clock_is_right = True
         self.ended = 0
@@ -106,7 +106,7 @@ class Site:
         """Give a map, and keys to ask it for."""
         name = random.choice(self.maps)
         if name == "cached":
-            return name, random.choices(_CACHED, k=count)
+            return name, random.choices([*_CACHED, *_ABSENT], k=count)
         if name == "slow":
             return name, random.choices(FIXED, k=count)
         return name, random.choices([*FIXED, *_ABSENT, *self.changing], k=count)
@@ -119,6 +119,8 @@ class Site:
             return Verdict.WRONG, 0.0
         value = reply[3:] if reply.startswith(b"OK ") else None
         if name in {"cached", "slow"}:
+            if key in _ABSENT:
+                return Verdict.RIGHT if value is None else Verdict.WRONG, 0.0
             if value is None and not (self.emptied and name == "cached"):
                 return Verdict.MISSING, 0.0
             right = value in {None, b"kept" if name == "slow" else value_of(key)}
