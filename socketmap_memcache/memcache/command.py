@@ -98,6 +98,7 @@ class Get(Command):
         self.asker = asker
         self.token = token
         self.fenced = limits.fenced
+        self.uncertain = False
         self._others: list[tuple[Asker, Any]] | None = None
         self._under_way = under_way
         under_way[key] = self

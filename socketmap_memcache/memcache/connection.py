@@ -46,7 +46,8 @@ class MemcacheConnection(PipelinedConnection):
         self.has_answered = False
         self.in_flight: deque[Command] = deque()
         self._unfenced = False  # whether a fence has to follow what is unsent
-        self._in_doubt: list[tuple[Command, Any]] = []  # misses whose fence is the next one in flight
+        self._in_doubt: deque[tuple[Command, Any]] = deque()  # misses whose fence is the next one in flight
+        self._refused = False  # whether that to the last fence was an error
 
     def unanswered(self) -> list[Command]:
         """Give the commands that somebody waits for, the oldest first."""
@@ -55,25 +56,31 @@ class MemcacheConnection(PipelinedConnection):
 
     def send(self, command: Command) -> None:
         """Put a command on its way. What is sent in one reactor turn leaves in one write, but for the first of it."""
+        follows, alone = bool(self._unsent), not self.in_flight
         self.in_flight.append(command)
         self._unsent.append(command.wire)
         if command.fenced:
             self._unfenced = True
-        if len(self._unsent) > 1:
+            if command.uncertain:  # if the next one is what connections are lost with, this one is to be answered
+                self._put_fence()
+        if follows:
             return
         if WRITES_TOGETHER.held is not None:
             WRITES_TOGETHER.held.append((self._flush, b""))
-        elif len(self.in_flight) == 1:
+        elif alone:
             self._flush()
         else:
             self._reactor.callLater(0, self._flush)
 
     def _flush(self, _: bytes = b"") -> None:
         if self._unfenced and self.usable:
-            self._unfenced = False
-            self.in_flight.append(FENCE)
-            self._unsent.append(FENCE.wire)
+            self._put_fence()
         super()._flush()
+
+    def _put_fence(self) -> None:
+        self._unfenced = False
+        self.in_flight.append(FENCE)
+        self._unsent.append(FENCE.wire)
 
     def _hand_over(self) -> None:
         reader, in_flight = self._reader, self.in_flight
@@ -91,11 +98,12 @@ class MemcacheConnection(PipelinedConnection):
                 if result is UNFINISHED:
                     return
                 self.has_answered = True
+                if command is FENCE:
+                    self._heed(bool(result))
+                    continue
                 in_flight.popleft()
                 if command.fenced and command.missed(result):
                     self._in_doubt.append((command, result))
-                elif command is FENCE:
-                    self._believe()
                 else:
                     command.succeed(result)
             if not reader.idle:
@@ -103,11 +111,25 @@ class MemcacheConnection(PipelinedConnection):
         except MemcacheError as error:
             self.drop(self._error(str(error)), self._oldest())
 
-    def _believe(self) -> None:
-        """Hand over the misses whose fence has come in its place."""
-        in_doubt, self._in_doubt = self._in_doubt, []
-        for command, result in in_doubt:
-            command.succeed(result)
+    def _heed(self, accepted: bool) -> None:
+        """Hand over the misses whose fence has been answered in its place.
+
+        An error may be the reply to the look-up before it. It is taken for that to the fence, as of a proxy that has
+        lost the server of the fence's key, when there is another one in place of that to the next fence.
+
+        :raises MemcacheError: there is not.
+        """
+        if accepted and self._refused and self._in_doubt:
+            raise MemcacheError("out of step: an error where the reply to another command should be")
+        self.in_flight.popleft()
+        certain = accepted or self._refused
+        self._refused = not accepted
+        if certain:
+            while self._in_doubt:
+                command, result = self._in_doubt.popleft()
+                command.succeed(result)
+        elif self._in_doubt:
+            self.send(FENCE)
 
     def _oldest(self) -> list[Command]:
         """Give the command, or with a fence the commands, that the next reply is for."""
@@ -142,7 +164,7 @@ class MemcacheConnection(PipelinedConnection):
             self._end(error, blamed)
 
     def close(self) -> None:
-        """Close the connection, on which nothing is in flight."""
+        """Close the connection, on which nobody waits for anything."""
         self.usable = False
         self._writer.close()
 

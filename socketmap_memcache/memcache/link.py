@@ -126,7 +126,7 @@ class Link:
         self._used = self._used or (other._used and other.state is not State.UP)
 
     def close(self) -> None:
-        """Let go of the connection, on which nothing is in flight, or give up making one."""
+        """Let go of the connection, on which nobody waits for anything, or give up making one."""
         self.state = State.CLOSED
         self.usable = False
         self._down = TemporaryError("the client is closed")

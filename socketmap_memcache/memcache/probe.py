@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from socketmap_memcache.asker import FIRING, Asker
-from socketmap_memcache.memcache.command import CommandRefusedError, Delete
+from socketmap_memcache.memcache.command import UNFINISHED, CommandRefusedError, Delete
 from socketmap_memcache.memcache.interface import Limits
-from socketmap_memcache.protocols.memcache import MemcacheError, ReplyReader
+from socketmap_memcache.protocols.memcache import MemcacheError, Reply, ReplyReader
 
 #: The key that they delete. It need not exist, and a proxy takes the command, too.
 PROBE_KEY = b"socketmap-memcache-probe"
@@ -32,13 +32,19 @@ class _Fence(Delete):
         super().__init__(PROBE_KEY, Limits(), FIRING, None)
 
     def take(self, reader: ReplyReader) -> object:
-        """Take any reply that no look-up has: an error, too, as from a proxy that has lost the probe key's server."""
+        """Say whether the reply is one that no look-up has. An error is not, but the server may be in order."""
+        if reader.next_is(b"NOT_FOUND\r\n", self.limits.line_size_limit):
+            return True
         try:
-            return reader.next_is(b"NOT_FOUND\r\n", self.limits.line_size_limit) or super().take(reader)
+            result = super().take(reader)
         except CommandRefusedError:
-            return None
-        except MemcacheError as error:
-            raise MemcacheError(f"out of step: {error}, where that to another command should be") from None
+            return False
+        return result if result is UNFINISHED else True
+
+    def result(self, reply: Reply) -> bool:
+        if reply.status == b"END":
+            raise MemcacheError("out of step: the reply to a look-up where that to another command should be")
+        return super().result(reply)
 
 
 #: Follows look-ups whose misses have to be certain. ``END`` names no key: from a server, or a proxy, that has fallen

@@ -60,7 +60,7 @@ class TestFence(ClientTests):
             asked = self.ask(b"a", b"b", b"c")
             self.connection.send(b"END\r\n" * (behind + 1) + b"END\r\n" * (3 - behind) + PROBE_REPLY)
             for each in asked:
-                self.assertFailed(each, "out of step: unexpected reply b'END', where that to another command should be")
+                self.assertFailed(each, "out of step: the reply to a look-up where that to another command should be")
             assert self.connection.is_aborted()
 
     def test_behind_from_before(self) -> None:
@@ -96,15 +96,49 @@ class TestFence(ClientTests):
         connection.send(b"END\r\n" + PROBE_REPLY)
         self.assertMissed(b)
 
-    def test_other_replies(self) -> None:
-        """The key may exist, and an error is no reply to a look-up that found nothing; nothing is logged of either."""
-        for reply in (b"DELETED\r\n", b"SERVER_ERROR no\r\n", b"ERROR\r\n", b"CLIENT_ERROR no\r\n"):
+    def test_deleted(self) -> None:
+        """The key may have existed."""
+        (a,) = self.ask(b"a")
+        self.connection.send_slowly(b"END\r\nDELETED\r\n")
+        self.assertMissed(a)
+
+    def test_refused(self) -> None:
+        """Where the next fence, too, has an error, it is a fence's: the misses are believed, and nothing is logged."""
+        for reply in (b"SERVER_ERROR no\r\n", b"ERROR\r\n", b"CLIENT_ERROR no\r\n"):
             self.setUp()
             (a,) = self.ask(b"a")
             with capturedLogs() as logs:
                 self.connection.send_slowly(b"END\r\n" + reply)
-            self.assertMissed(a)
+                self.assertNoResult(a)
+                assert self.connection.received() == gets([b"a"]) + PROBE * 2
+                self.connection.send_slowly(reply)
+                self.assertMissed(a)
+                (b,) = self.ask(b"b")
+                self.connection.send(b"END\r\n" + reply)
+                self.assertMissed(b)
+                (c,) = self.ask(b"c")
+                self.connection.send(b"END\r\n")
+                self.assertNoResult(c)
             assert logs == []
+
+    def test_error_of_a_look_up(self) -> None:
+        """An error may be the reply to the look-up before, whose miss is that of another: none is certain."""
+        a, b = self.ask(b"a", b"b")
+        self.connection.send(b"END\r\nEND\r\nSERVER_ERROR b's server is down\r\n")
+        self.connection.send(PROBE_REPLY)
+        for each in (a, b):
+            self.assertFailed(each, "out of step: an error where the reply to another command should be")
+        assert self.connection.is_aborted()
+
+    def test_refused_for_a_while(self) -> None:
+        """An error that nobody was in doubt at counts for nothing when the server of the key is back."""
+        self.ask(b"a")
+        self.connection.send(value(b"a", b"1") + b"SERVER_ERROR no\r\n")
+        assert self.connection.received() == gets([b"a"]) + PROBE
+        for reply in (value(b"b", b"2") + PROBE_REPLY, b"END\r\n" + PROBE_REPLY):
+            (b,) = self.ask(b"b")
+            self.connection.send(reply)
+            assert self.successResultOf(b) in {None, b"2"}
 
     def test_value_in_its_place(self) -> None:
         """A value, be it of the key that is deleted, is the reply to a look-up: nothing is believed."""
@@ -165,14 +199,31 @@ class TestFence(ClientTests):
         self.assertFailed(a, "connection lost")
 
     def test_lost_between(self) -> None:
-        """A connection that ends before that reply is due costs nobody a try: all go out again at once."""
+        """A connection that ends before that reply is due costs nobody a try: all go out again, each with a fence."""
         a, b = self.ask(b"a", b"b")
         self.connection.send(b"END\r\n")
         self.connection.lose()
         connection = self.server.accept()
-        assert connection.received() == gets([b"a", b"b"]) + PROBE
-        connection.send(b"END\r\nEND\r\n" + PROBE_REPLY)
-        self.assertMissed(a, b)
+        assert connection.received() == gets([b"a"]) + PROBE + gets([b"b"]) + PROBE
+        connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(a)
+        connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(b)
+
+    def test_always_lost(self) -> None:
+        """A look-up at which the server always hangs up fails, and no miss before it: it is not asked for ever."""
+        a, b = self.ask(b"a", b"b")
+        for connections in range(20):
+            if self.server.attempts:
+                self.connection = self.server.accept()
+            if self.connection.received().startswith(b"get a\r\n"):
+                self.connection.send(b"END\r\n" + (PROBE_REPLY if connections else b""))
+            self.connection.lose()
+            if not self.server.attempts:
+                break
+        assert connections == 3  # the last one is for a probe
+        self.assertMissed(a)
+        self.assertFailed(b, "connection lost")
 
     def test_nobody_waits(self) -> None:
         """Once all are answered, nothing waits for the reply to the fence, and a connection that ends is no failure."""
@@ -195,6 +246,23 @@ class TestFence(ClientTests):
         again = self.get(b"a", CERTAIN)
         self.connection.send(PROBE_REPLY)
         self.assertMissed(a, again)
+
+    def test_closed_by_the_first(self) -> None:
+        """A miss that closes the client does not shut it before those behind it, which may ask on, have theirs."""
+        self.ask(b"x")
+        self.connection.send(b"END\r\n" + PROBE_REPLY)
+        (hit,) = self.ask(b"hit")
+        first = self.get(b"first", CERTAIN)
+        self.client.close()
+        later = self.get(b"later", CERTAIN).addCallback(lambda _: self.get(b"on", CERTAIN))
+        self.flush()
+        self.connection.send(value(b"hit", b"1") + PROBE_REPLY + b"END\r\nEND\r\n" + PROBE_REPLY)
+        assert self.successResultOf(hit) == b"1"
+        self.assertMissed(first)
+        self.flush()
+        self.connection.send(b"END\r\n" + PROBE_REPLY)
+        self.assertMissed(later)
+        assert self.connection.is_closed()
 
     def test_closed(self) -> None:
         """A client that is closed waits for the reply, and the miss is handed over."""
@@ -222,6 +290,7 @@ class TestFence(ClientTests):
 
 
 _EXISTING = (b"a", b"b")
+_REFUSED = b"e"
 
 
 class Laggard:
@@ -246,6 +315,8 @@ class Laggard:
     def _reply(self, command: bytes) -> bytes:
         if command == PROBE.rstrip():
             reply = PROBE_REPLY
+        elif command == b"get %b" % _REFUSED:
+            reply = b"SERVER_ERROR no\r\n"
         else:
             found = [key for key in command.split()[1:] if key in _EXISTING]
             reply = b"".join(value(key, key, b"") for key in found) + b"END\r\n"
@@ -256,7 +327,9 @@ class Laggard:
 
 
 @given(
-    turns=st.lists(st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"b d", b"c d"]), max_size=5), max_size=6),
+    turns=st.lists(
+        st.lists(st.sampled_from([b"a", b"b", b"c", b"d", _REFUSED, b"b d", b"c d"]), max_size=5), max_size=6
+    ),
     sound=st.lists(st.integers(0, 20), min_size=1, max_size=4),
     slowly=st.booleans(),
 )
