@@ -45,9 +45,10 @@ class MemcacheConnection(PipelinedConnection):
         self._on_lost = on_lost
         self.has_answered = False
         self.in_flight: deque[Command] = deque()
-        self._unfenced = False  # whether a fence has to follow what is unsent
+        self._unfenced = False  # whether a fence may have to follow what is unsent
+        self._expects_misses = False  # whether it does: else it is sent after the first miss
         self._in_doubt: deque[tuple[Command, Any]] = deque()  # misses whose fence is the next one in flight
-        self._refused = False  # whether that to the last fence was an error
+        self._refused = False  # whether the last fence left them so, for its reply was an error
 
     def unanswered(self) -> list[Command]:
         """Give the commands that somebody waits for, the oldest first."""
@@ -73,8 +74,9 @@ class MemcacheConnection(PipelinedConnection):
             self._reactor.callLater(0, self._flush)
 
     def _flush(self, _: bytes = b"") -> None:
-        if self._unfenced and self.usable:
+        if self._unfenced and self._expects_misses and self.usable:
             self._put_fence()
+        self._unfenced = False
         super()._flush()
 
     def _put_fence(self) -> None:
@@ -103,13 +105,19 @@ class MemcacheConnection(PipelinedConnection):
                     continue
                 in_flight.popleft()
                 if command.fenced and command.missed(result):
-                    self._in_doubt.append((command, result))
+                    self._doubt(command, result)
                 else:
                     command.succeed(result)
             if not reader.idle:
                 self.drop(self._error("data that nobody asked for"), ())
         except MemcacheError as error:
             self.drop(self._error(str(error)), self._oldest())
+
+    def _doubt(self, command: Command, result: Any) -> None:
+        """Keep a miss until a fence behind it has been answered."""
+        if not self._in_doubt and FENCE not in self.in_flight:
+            self.send(FENCE)
+        self._in_doubt.append((command, result))
 
     def _heed(self, accepted: bool) -> None:
         """Hand over the misses whose fence has been answered in its place.
@@ -119,17 +127,18 @@ class MemcacheConnection(PipelinedConnection):
 
         :raises MemcacheError: there is not.
         """
-        if accepted and self._refused and self._in_doubt:
+        if accepted and self._refused:
             raise MemcacheError("out of step: an error where the reply to another command should be")
         self.in_flight.popleft()
+        self._expects_misses = bool(self._in_doubt)
         certain = accepted or self._refused
-        self._refused = not accepted
-        if certain:
-            while self._in_doubt:
-                command, result = self._in_doubt.popleft()
-                command.succeed(result)
-        elif self._in_doubt:
+        self._refused = bool(self._in_doubt) and not certain
+        if self._refused:
             self.send(FENCE)
+            return
+        while self._in_doubt:
+            command, result = self._in_doubt.popleft()
+            command.succeed(result)
 
     def _oldest(self) -> list[Command]:
         """Give the command, or with a fence the commands, that the next reply is for."""

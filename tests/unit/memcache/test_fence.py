@@ -13,6 +13,7 @@ from twisted.logger import capturedLogs
 from socketmap_memcache.errors import LookupTimeout, TemporaryError
 from socketmap_memcache.memcache.client import MemcacheClient
 from socketmap_memcache.memcache.interface import Limits
+from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 
 from .client_tests import ONE_TRY, ClientTests
 from .scripted import PROBE, PROBE_REPLY, ScriptedConnection, ScriptedServer, gets, value
@@ -23,11 +24,16 @@ TWICE = Limits(max_try=2, fenced=True)
 
 class TestFence(ClientTests):
     def ask(self, *keys: bytes, limits: Limits = CERTAIN) -> list[Deferred[bytes | None]]:
-        """Ask for keys, on one connection, in one write."""
-        asked = [self.get(key, limits) for key in keys]
-        if self.server.attempts:
-            self.server.accept()
-        self.flush()
+        """Ask for keys, in one write, on a connection that has had a miss."""
+        if not self.server.connections:
+            missed = self.get(b"none", CERTAIN)
+            self.connection = self.server.accept()
+            self.connection.send(b"END\r\n")
+            self.connection.send(PROBE_REPLY)
+            self.assertMissed(missed)
+            assert self.connection.received() == gets([b"none"]) + PROBE
+        with WRITES_TOGETHER:
+            asked = [self.get(key, limits) for key in keys]
         self.connection = self.server.connections[-1]
         return asked
 
@@ -43,6 +49,34 @@ class TestFence(ClientTests):
             self.assertNoResult(each)
         self.connection.send_slowly(PROBE_REPLY)
         self.assertMissed(*asked)
+
+    def test_after_a_miss(self) -> None:
+        """While all look-ups find something none has a fence; the first miss is followed by one, for all behind it."""
+        asked = [self.get(key, CERTAIN) for key in (b"a", b"b", b"c", b"d")]
+        connection = self.server.accept()
+        assert connection.received() == gets([b"a", b"b", b"c", b"d"])
+        connection.send(value(b"a", b"1") + b"END\r\n" + value(b"c", b"3"))
+        assert connection.writes() == [PROBE]
+        connection.send(b"END\r\n")
+        assert [self.successResultOf(asked[number]) for number in (0, 2)] == [b"1", b"3"]
+        for number in (1, 3):
+            self.assertNoResult(asked[number])
+        connection.send(PROBE_REPLY)
+        self.assertMissed(asked[1], asked[3])
+        assert connection.writes() == []
+
+    def test_as_long_as_there_are_misses(self) -> None:
+        """A fence goes with each write until one was in vain, as all its look-ups have found something."""
+        for _ in range(2):
+            (a,) = self.ask(b"a")
+            assert self.connection.received() == gets([b"a"]) + PROBE
+            self.connection.send(b"END\r\n" + PROBE_REPLY)
+            self.assertMissed(a)
+        for fence in (PROBE, b""):
+            (b,) = self.ask(b"b")
+            assert self.connection.received() == gets([b"b"]) + fence
+            self.connection.send(value(b"b", b"2") + (PROBE_REPLY if fence else b""))
+            assert self.successResultOf(b) == b"2"
 
     def test_hit(self) -> None:
         """A value names its key, and waits for nothing."""
@@ -115,10 +149,9 @@ class TestFence(ClientTests):
                 self.assertMissed(a)
                 (b,) = self.ask(b"b")
                 self.connection.send(b"END\r\n" + reply)
+                self.assertNoResult(b)
+                self.connection.send(reply)
                 self.assertMissed(b)
-                (c,) = self.ask(b"c")
-                self.connection.send(b"END\r\n")
-                self.assertNoResult(c)
             assert logs == []
 
     def test_error_of_a_look_up(self) -> None:
@@ -131,14 +164,16 @@ class TestFence(ClientTests):
         assert self.connection.is_aborted()
 
     def test_refused_for_a_while(self) -> None:
-        """An error that nobody was in doubt at counts for nothing when the server of the key is back."""
-        self.ask(b"a")
+        """An error that left nobody in doubt counts for nothing when the server of the key is back."""
+        (a,) = self.ask(b"a")
         self.connection.send(value(b"a", b"1") + b"SERVER_ERROR no\r\n")
+        assert self.successResultOf(a) == b"1"
         assert self.connection.received() == gets([b"a"]) + PROBE
-        for reply in (value(b"b", b"2") + PROBE_REPLY, b"END\r\n" + PROBE_REPLY):
-            (b,) = self.ask(b"b")
-            self.connection.send(reply)
-            assert self.successResultOf(b) in {None, b"2"}
+        (b,) = self.ask(b"b")
+        self.connection.send(b"END\r\n")
+        self.connection.send(PROBE_REPLY)
+        self.assertMissed(b)
+        assert self.connection.received() == gets([b"b"]) + PROBE
 
     def test_value_in_its_place(self) -> None:
         """A value, be it of the key that is deleted, is the reply to a look-up: nothing is believed."""
@@ -162,18 +197,33 @@ class TestFence(ClientTests):
         """Of many keys asked for at once, too, none is missing until the reply to the fence has come."""
         asked = self.client.get_many([b"a", b"b"], CERTAIN)
         connection = self.server.accept()
-        assert connection.received() == b"get a b\r\n" + PROBE
+        assert connection.received() == b"get a b\r\n"
         connection.send(value(b"b", b"2"))
         self.assertNoResult(asked)
+        assert connection.received() == PROBE
         connection.send(PROBE_REPLY)
         assert self.successResultOf(asked) == {b"b": b"2"}
         asked = self.client.get_many([b"a", b"b"], CERTAIN)
+        assert connection.received() == b"get a b\r\n" + PROBE
         connection.send(value(b"a", b"1", b"") + value(b"b", b"2"))
         assert self.successResultOf(asked) == {b"a": b"1", b"b": b"2"}
         connection.send(PROBE_REPLY)
+
+    def test_many_of_another(self) -> None:
+        """Values of these keys, too, may be another command's: where they come twice none is missing."""
+        self.ask()
         asked = self.client.get_many([b"b", b"c"], CERTAIN)
-        connection.send(value(b"b", b"2") * 2)
+        self.connection.send(value(b"b", b"2") * 2)
         self.failureResultOf(asked, TemporaryError)
+
+    def test_unasked(self) -> None:
+        """What comes before the fence is sent ends the connection; the look-up goes out again, with a fence."""
+        a = self.get(b"a", CERTAIN)
+        self.server.accept().send(b"END\r\nEND\r\n")
+        connection = self.server.accept()
+        assert connection.received() == gets([b"a"]) + PROBE
+        connection.send(value(b"a", b"1") + PROBE_REPLY)
+        assert self.successResultOf(a) == b"1"
 
     def test_never_answered(self) -> None:
         """A miss whose fence is not answered in time has failed, in the time that the look-up had."""
@@ -235,9 +285,6 @@ class TestFence(ClientTests):
             assert not self.connection.is_aborted()
             self.connection.lose()
         assert logs == []
-        (b,) = self.ask(b"b")
-        self.connection.send(b"END\r\n" + PROBE_REPLY)
-        self.assertMissed(b)
 
     def test_shared(self) -> None:
         """Who asks for a key between its reply and that to the fence shares the answer."""
