@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
@@ -46,6 +47,7 @@ class Entrance:
         self._ports: list[Port] = []
         self._retry: IDelayedCall | None = None
         self._has_waited = False
+        self._on_empty: Callable[[], object] | None = None  # while it is shut
         self._full_lines = LogLimit(clock)
         self._exhausted_lines = LogLimit(clock)
         self.is_open = True
@@ -70,12 +72,28 @@ class Entrance:
                 port.stopReading()
         return port
 
+    def shut(self, on_empty: Callable[[], object]) -> None:
+        """Accept nobody until :meth:`reopen`; who is there stays.
+
+        :param on_empty: called whenever there is no client left, until then.
+        """
+        self._on_empty = on_empty
+        self._stop_waiting()
+        self._leave_to_others()
+        self._update()
+        self._tell()
+
+    def reopen(self) -> None:
+        """Accept clients again."""
+        self._on_empty = None
+        self._tell()
+        self._update()
+
     def close(self) -> None:
         """Look after the ports no more: they are to be closed."""
         self._ports.clear()
         self._stop_waiting()
-        if self._counts is not None:
-            self._counts.leave()
+        self._leave_to_others()
 
     def came(self) -> None:
         """Hear that there is one client more."""
@@ -127,8 +145,15 @@ class Entrance:
             self._has_waited = False
 
     def _tell(self) -> None:
-        if self._counts is not None and self._ports:
+        if self._on_empty is not None:
+            if not self._clients:
+                self._on_empty()
+        elif self._counts is not None and self._ports:
             self._counts.tell(self._clients)
+
+    def _leave_to_others(self) -> None:
+        if self._counts is not None:
+            self._counts.leave()
 
     def _stop_waiting(self) -> None:
         if self._retry is not None:
@@ -137,7 +162,7 @@ class Entrance:
 
     def _update(self) -> None:
         full = self._clients >= self._limit
-        may_open = not full and self._retry is None
+        may_open = not full and self._retry is None and self._on_empty is None
         if may_open == self.is_open:
             return
         self.is_open = may_open

@@ -100,7 +100,12 @@ class WorkersService(ReloadingService):
     def _start(self, number: int) -> None:
         self._restarts.pop(number, None)
         worker = WorkerProcess(
-            number, self._reactor.seconds(), globalLogPublisher, self._worker_ready, self._worker_ended
+            number,
+            self._reactor.seconds(),
+            globalLogPublisher,
+            self._worker_ready,
+            self._worker_empty,
+            self._worker_ended,
         )
         self._workers[number] = worker
         sockets = {text: listening.fileno() for text, listening in self._sockets.items()}
@@ -113,9 +118,14 @@ class WorkersService(ReloadingService):
 
     def _worker_ready(self) -> None:
         self._refuser.end()
-        count = sum(worker.ready and not worker.stopping for worker in self._workers.values())
+        count = sum(worker.ready for worker in self._workers.values() if worker.wanted)
         if count == self._config.workers:
             self.log.info("{count} workers serve", count=count)
+
+    def _worker_empty(self, worker: WorkerProcess) -> None:
+        if not worker.stopping:
+            self.log.info("worker {number} has no client any more; it ends", number=worker.number)
+            self._stop(worker)
 
     def _worker_ended(self, worker: WorkerProcess, how: str) -> None:
         del self._workers[worker.number]
@@ -128,12 +138,16 @@ class WorkersService(ReloadingService):
             if not self._workers and self._ended is not None:
                 self._ended.callback(None)
             return
+        if worker.retired:
+            self.log.error("worker {number}, one too many, {how}", number=worker.number, how=how)
+            return
         lived = self._reactor.seconds() - worker.started
         pause = self._pauses.get(worker.number, FIRST_PAUSE) if 0 <= lived < SOON else FIRST_PAUSE
         self._pauses[worker.number] = min(pause * 2, LAST_PAUSE)
         self.log.error("worker {number} {how}; replaced in {pause:g} s", number=worker.number, how=how, pause=pause)
         self._restarts[worker.number] = self._reactor.callLater(pause, self._start, worker.number)
-        if not self._workers and pause > CLIENTS_PATIENCE and self._refuser.begin(self._sockets.values()):
+        nobody = not any(other.wanted for other in self._workers.values())
+        if nobody and pause > CLIENTS_PATIENCE and self._refuser.begin(self._sockets.values()):
             self.log.error("no worker can be started; clients are refused until one serves")
 
     # Reload.
@@ -149,14 +163,26 @@ class WorkersService(ReloadingService):
         if not self.running:
             return
         self._config = new
-        for number, worker in self._workers.items():
-            if number > new.workers:
-                self._stop(worker)
+        for worker in self._workers.values():
+            if not worker.stopping:
+                self._settle(worker)
         # Those that are missing are started at once: what ended them may be mended now.
         self._cancel_restarts()
         self._pauses.clear()
         self._start_missing()
         self.log.info("reloaded {path} in {count} workers", path=self._path, count=new.workers)
+
+    def _settle(self, worker: WorkerProcess) -> None:
+        """Let one that is too many end when its clients have left, and one that is not any more accept others again."""
+        too_many = worker.number > self._config.workers
+        if too_many and not worker.ready:
+            self._stop(worker)
+        elif too_many and not worker.retired:
+            text = "worker {number} is one too many; it accepts no clients any more, and ends when the last has left"
+            self.log.info(text, number=worker.number)
+            worker.retire()
+        elif worker.retired and not too_many:
+            worker.take_back()
 
     @inlineCallbacks
     def _reload_worker(self, worker: WorkerProcess) -> Generator[Deferred[Any], Any, None]:

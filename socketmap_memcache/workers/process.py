@@ -20,15 +20,18 @@ from twisted.python.failure import Failure
 import socketmap_memcache
 from socketmap_memcache.workers.log_relay import LogReader
 
-#: The descriptors of a worker: what it hears of its parent (the end only), its log, what Python says that cannot log,
+#: The descriptors of a worker: what it hears of its parent, also the end, its log, what Python says that cannot log,
 #: what it tells its parent, and how many clients each worker has.
 FROM_PARENT, LOG, ERRORS, TO_PARENT, COUNTS = 0, 1, 2, 3, 4
 
 #: The first descriptor of those on which a worker is to listen.
 FIRST_SOCKET = 5
 
-#: What a worker tells.
-READY, RELOADED = b"ready", b"reloaded"
+#: What a worker is told: to accept nobody any more, or somebody again.
+RETIRE, RETURN = b"retire", b"return"
+
+#: What a worker tells: that it serves, has read its configuration again, or is retired and has no client any more.
+READY, RELOADED, EMPTY = b"ready", b"reloaded", b"empty"
 
 
 class WorkerProcess(ProcessProtocol):
@@ -37,6 +40,7 @@ class WorkerProcess(ProcessProtocol):
     :ivar number: its place among the workers, from 1.
     :ivar started: when it was started, in reactor seconds.
     :ivar ready: whether it has said that it serves.
+    :ivar retired: whether it accepts nobody any more, but serves those it has.
     :ivar stopping: whether it was told to end.
     """
 
@@ -48,20 +52,24 @@ class WorkerProcess(ProcessProtocol):
         started: float,
         publish: Callable[[LogEvent], object],
         on_ready: Callable[[], object],
+        on_empty: Callable[[WorkerProcess], object],
         on_end: Callable[[WorkerProcess, str], object],
     ) -> None:
         """Make one that does not run yet.
 
         :param publish: gets the events that it logs.
         :param on_ready: called when it serves.
+        :param on_empty: called when it has no client any more, and does not accept any.
         :param on_end: called when the process has ended, with how that was.
         """
         self.number = number
         self.started = started
         self.ready = False
+        self.retired = False
         self.stopping = False
         self._log_readers = {LOG: LogReader(publish), ERRORS: LogReader(publish)}
         self._on_ready = on_ready
+        self._on_empty = on_empty
         self._on_end = on_end
         self._told = b""
         self._reload: Deferred[None] | None = None
@@ -95,6 +103,11 @@ class WorkerProcess(ProcessProtocol):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
         reactor.spawnProcess(self, sys.executable, argv, environment, childFDs=descriptors)
 
+    @property
+    def wanted(self) -> bool:
+        """Whether it accepts clients, or will."""
+        return not (self.retired or self.stopping)
+
     def reload(self) -> Deferred[None]:
         """Let it read the configuration again, as soon as it can take a signal; fires when it has, or has ended."""
         reloaded: Deferred[None] = Deferred()
@@ -102,6 +115,16 @@ class WorkerProcess(ProcessProtocol):
         if self.ready:
             self.signal(signal.SIGHUP)
         return reloaded
+
+    def retire(self) -> None:
+        """Let it accept nobody any more; it has to be ready."""
+        self.retired = True
+        self._tell(RETIRE)
+
+    def take_back(self) -> None:
+        """Let it accept clients again."""
+        self.retired = False
+        self._tell(RETURN)
 
     def stop(self) -> None:
         """Let it answer what is under way, and end."""
@@ -112,6 +135,10 @@ class WorkerProcess(ProcessProtocol):
         """Send a signal, if the process still is there."""
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess(number)
+
+    def _tell(self, message: bytes) -> None:
+        with suppress(KeyError):  # it has closed its end: it has just ended
+            self.transport.writeToChild(FROM_PARENT, message + b"\n")
 
     # The process' side.
 
@@ -126,6 +153,8 @@ class WorkerProcess(ProcessProtocol):
                 self._readied()
             elif line == RELOADED:
                 self._reloaded()
+            elif line == EMPTY and self.retired:  # it may have been taken back meanwhile
+                self._on_empty(self)
 
     def processEnded(self, reason: Failure) -> None:
         """Hear that it has ended, and that all that it wrote has been read."""

@@ -6,7 +6,7 @@ import argparse
 import gc
 import os
 import signal
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -25,7 +25,7 @@ from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.client_counts import ClientCounts
 from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.workers.log_relay import LinePipe, sending_observer
-from socketmap_memcache.workers.process import FROM_PARENT, LOG, READY, RELOADED, TO_PARENT
+from socketmap_memcache.workers.process import EMPTY, FROM_PARENT, LOG, READY, RELOADED, RETIRE, RETURN, TO_PARENT
 
 
 class WorkerService(SocketmapMemcacheService):
@@ -47,16 +47,26 @@ class WorkerService(SocketmapMemcacheService):
         finally:
             tell_parent(RELOADED)
 
+    def told(self, message: bytes) -> None:
+        """Do what the parent says."""
+        if message == RETIRE:
+            self._entrance.shut(lambda: tell_parent(EMPTY))
+        elif message == RETURN:
+            self._entrance.reopen()
+
 
 @implementer(IReadDescriptor)
 class ParentWatch:
-    """Stops the reactor when the parent is gone: nobody would look after this process any more."""
+    """Hears what the parent says; stops the reactor when it is gone: nobody would look after this process any more."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, told: Callable[[bytes], object]) -> None:
+        """:param told: gets each message."""
         self._reactor = reactor
+        self._told = told
+        self._held = b""
 
     def fileno(self) -> int:
-        """Give the descriptor on which nothing ever comes but the end."""
+        """Give the descriptor on which the parent writes."""
         return FROM_PARENT
 
     def logPrefix(self) -> str:
@@ -65,7 +75,13 @@ class ParentWatch:
 
     def doRead(self) -> Any:
         """Hear that there is something, or the end."""
-        return None if os.read(FROM_PARENT, 1000) else ConnectionDone()
+        data = os.read(FROM_PARENT, 1000)
+        if not data:
+            return ConnectionDone()
+        *messages, self._held = (self._held + data).split(b"\n")
+        for message in messages:
+            self._told(message)
+        return None
 
     def connectionLost(self, reason: Failure) -> None:
         """Hear that the parent is gone, or that the reactor ends."""
@@ -134,7 +150,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int], coun
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # see __main__.py
-    reactor.addReader(ParentWatch(reactor))
+    reactor.addReader(ParentWatch(reactor, service.told))
     reactor.callWhenRunning(end_once)
     reactor.callWhenRunning(tell_parent, READY)
     reactor.run()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -221,8 +222,10 @@ def workers_killed(site: Site, seconds: float) -> None:
 
 
 def reloaded(site: Site, seconds: float) -> None:
-    for _ in _repeat(seconds, 1.0):
-        site.service.reload()
+    """Reload, with fewer workers and as many again."""
+    for number, _ in zip(cycle((1, 2)), _repeat(seconds, 1.0), strict=False):
+        site.reload(number)
+    site.reload(2)
 
 
 def clock_stepped(site: Site, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from random import Random
 
 from tests.integration.harness.memcached import Memcached
 from tests.integration.harness.policy import PolicyClient
-from tests.integration.harness.processes import wait_until
+from tests.integration.harness.processes import wait_until, write_config
 from tests.integration.harness.service import Service
 from tests.integration.harness.slow_backup import SlowBackup
 from tests.integration.harness.socketmap import SocketmapClient
@@ -215,6 +216,12 @@ class Site:
                 return answers == expected and policy.ask(self.mail(self.new_triplet())).startswith(b"DEFER")
         except (OSError, EOFError):
             return False
+
+    def reload(self, workers: int) -> None:
+        """Let the service read its configuration, with another number of workers."""
+        path = self.service.config_path
+        write_config(path, re.sub("workers = [0-9]+", f"workers = {workers}", path.read_text()))
+        self.service.reload()
 
     def is_stopped(self, pid: int) -> bool:
         return _status(pid, "State").startswith("T")

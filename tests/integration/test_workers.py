@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -73,6 +74,14 @@ def workers_of(service: Service) -> list[int]:
     return [int(child) for child in children if b"socketmap_memcache.workers" in _command(child)]
 
 
+def set_workers(service: Service, number: int) -> None:
+    """Reload with another number of workers."""
+    before = service.log.count("reloaded ")
+    service.configure(f"workers = {number}\n{TABLES}")
+    service.reload()
+    wait_until(lambda: service.log.count("reloaded ") > before, "the reload")
+
+
 def _command(pid: str) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -97,10 +106,19 @@ def _sockets(pid: int) -> int:
 
 
 class Load:
-    """Asks in a thread, again and again, over new connections; whoever asks as Postfix does gets one more try."""
+    """Asks in a thread, again and again, and never asks the same twice: whatever goes wrong counts.
 
-    def __init__(self, address: str) -> None:
+    :ivar answers: how many there were.
+    :ivar wrong: what was no answer, or not the right one.
+    """
+
+    def __init__(self, address: str, kept: Sequence[SocketmapClient] = ()) -> None:
+        """Make one that does not ask yet.
+
+        :param kept: connections over which it asks, in turn; without them each look-up has a new one.
+        """
         self._address = address
+        self._kept = cycle(kept) if kept else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.answers = 0
@@ -123,7 +141,7 @@ class Load:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                answer = ask(self._address, "t")
+                answer = next(self._kept).ask("t", b"key") if self._kept else ask(self._address, "t")
             except (OSError, EOFError) as error:
                 self.wrong.append(error)
             else:
@@ -200,6 +218,67 @@ class TestWorkers:
             wait_until(lambda: "reload refused" in service.log, "the refusal")
             load.more()
         assert not load.wrong
+
+    def test_fewer(self, scratch: Path) -> None:
+        """SIGHUP with fewer workers: those too many serve the clients they have till the last leaves; none fails."""
+        with serving(scratch, workers=3) as service, ExitStack() as stack:
+            address = service.addresses[0]
+            workers = workers_of(service)
+            with ExitStack() as leaving:
+                clients = [leaving.enter_context(SocketmapClient(address)) for _ in range(12)]
+                with Load(address, clients) as kept, Load(address) as new:
+                    set_workers(service, 1)
+                    kept.more()
+                    new.more()
+                assert not kept.wrong
+                assert not new.wrong
+                before = [_sockets(worker) for worker in workers[1:]]
+                for _ in range(6):
+                    assert stack.enter_context(SocketmapClient(address)).ask("t", b"key") == b"OK 1"
+                assert [_sockets(worker) for worker in workers[1:]] == before
+                assert workers_of(service) == workers
+                service.configure("workers = 1\ntables = t=static:2\n")
+                service.reload()
+                wait_until(lambda: service.log.count("in 1 workers") == 2, "the reload")
+                assert {client.ask("t", b"key") for client in clients} == {b"OK 2"}
+            wait_until(lambda: workers_of(service) == workers[:1], "the end of those that were too many")
+            assert ask(address, "t") == b"OK 2"
+        assert_clean(service.log)
+
+    def test_fewer_and_more_again(self, scratch: Path) -> None:
+        """Workers that still have clients when they are wanted again accept others again; those that ended do not."""
+        with serving(scratch, workers=3) as service:
+            address = service.addresses[0]
+            workers = workers_of(service)
+            with ExitStack() as stack:
+                for number in 1, 3:
+                    for _ in range(12):
+                        assert stack.enter_context(SocketmapClient(address)).ask("t", b"key") == b"OK 1"
+                    before = [_sockets(worker) for worker in workers]
+                    set_workers(service, number)
+                assert workers_of(service) == workers
+                for _ in range(12):
+                    assert stack.enter_context(SocketmapClient(address)).ask("t", b"key") == b"OK 1"
+                after = [_sockets(worker) for worker in workers]
+                assert after[1] >= before[1] + 5
+                assert after[2] >= before[2] + 5
+                set_workers(service, 1)
+            wait_until(lambda: workers_of(service) == workers[:1], "the end of those that were too many")
+            set_workers(service, 3)
+            wait_until(lambda: len(workers_of(service)) == 3, "new ones in their place")
+        assert_clean(service.log)
+
+    def test_too_many_and_stopped(self, scratch: Path) -> None:
+        """SIGTERM ends those, too, that only serve the clients they have; one that is killed then is not replaced."""
+        with serving(scratch, workers=3) as service, ExitStack() as stack:
+            workers = workers_of(service)
+            for _ in range(12):
+                assert stack.enter_context(SocketmapClient(service.addresses[0])).ask("t", b"key") == b"OK 1"
+            set_workers(service, 1)
+            os.kill(workers[1], signal.SIGKILL)
+            wait_until(lambda: "worker 2, one too many, was killed by SIGKILL" in service.log, "its end")
+            assert workers_of(service) == [workers[0], workers[2]]
+        assert not any(_command(str(pid)) for pid in workers)
 
     def test_parent_is_killed(self, scratch: Path) -> None:
         """When the parent is killed its workers end, too."""

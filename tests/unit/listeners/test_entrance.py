@@ -126,6 +126,57 @@ def test_closed(entrance: Entrance, ports: list[ScriptedPort]) -> None:
     assert not ports[0].reads
 
 
+def test_shut(entrance: Entrance, ports: list[ScriptedPort]) -> None:
+    """While it is shut nobody is accepted, whoever leaves, and it tells when nobody is there."""
+    told: list[str] = []
+    entrance.came()
+    entrance.came()
+    entrance.shut(lambda: told.append("empty"))
+    entrance.left()
+    entrance.limit = 3
+    assert [port.reads for port in ports] == [False, False]
+    with pytest.raises(BlockingIOError):
+        ports[0].socket.accept()
+    assert told == []
+    entrance.left()
+    assert told == ["empty"]
+    entrance.reopen()
+    assert [port.reads for port in ports] == [True, True]
+    entrance.came()
+    entrance.left()
+    assert told == ["empty"]
+
+
+def test_shut_without_clients(entrance: Entrance) -> None:
+    """Where nobody is there it tells so at once."""
+    told: list[str] = []
+    entrance.shut(lambda: told.append("empty"))
+    assert told == ["empty"]
+
+
+def test_shut_when_full(entrance: Entrance, ports: list[ScriptedPort]) -> None:
+    """The limit holds when it is open again."""
+    entrance.came()
+    entrance.came()
+    entrance.shut(bool)
+    entrance.reopen()
+    assert not ports[0].reads
+    entrance.left()
+    assert ports[0].reads
+
+
+def test_shut_when_exhausted(entrance: Entrance, ports: list[ScriptedPort], clock: Clock) -> None:
+    """Where descriptors have run out before, it stays shut after the pause."""
+    ports[0].socket._listening.next = [OSError(errno.EMFILE, "")]
+    with capturedLogs(), pytest.raises(BlockingIOError):
+        ports[0].socket.accept()
+    entrance.shut(bool)
+    clock.advance(RETRY_PAUSE)
+    assert not ports[0].reads
+    entrance.reopen()
+    assert ports[0].reads
+
+
 def test_other_kinds(entrance: Entrance) -> None:
     """A port of an unknown kind is left as it is."""
     other: Any = object()
@@ -250,6 +301,24 @@ def test_no_need_to_wait(workers: tuple[Worker, Worker]) -> None:
     second.entrance.close()
     first.accept()
     assert (first.accepted, first.port.reads) == (3, True)
+
+
+def test_shut_while_waiting(workers: tuple[Worker, Worker], clock: Clock) -> None:
+    """A worker that is shut while it waits for others takes nobody, and nobody waits for it until it is open again."""
+    busy, idle = workers
+    busy.accept()
+    busy.accept()
+    busy.entrance.shut(bool)
+    clock.advance(PRECEDENCE)
+    assert (busy.accepted, busy.port.reads) == (1, False)
+    for _ in range(3):
+        idle.accept()
+    busy.entrance.left()  # who leaves does not make others wait for this worker
+    idle.accept()
+    assert (idle.accepted, idle.port.reads) == (4, True)
+    busy.entrance.reopen()
+    idle.accept()
+    assert (idle.accepted, idle.port.reads) == (4, False)
 
 
 def test_full_while_waiting(workers: tuple[Worker, Worker], clock: Clock) -> None:

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.workers.parent import WorkersService
-from socketmap_memcache.workers.process import TO_PARENT, WorkerProcess
+from socketmap_memcache.workers.process import FROM_PARENT, TO_PARENT, WorkerProcess
 
 
 class FakeProcess:
@@ -27,6 +27,7 @@ class FakeProcess:
         self.env = env
         self.descriptors = fds
         self.signals: list[int] = []
+        self.told: list[bytes] = []
         self.running = True
         worker.makeConnection(self)
 
@@ -34,6 +35,12 @@ class FakeProcess:
         if not self.running:
             raise ProcessExitedAlready
         self.signals.append(number)
+
+    def writeToChild(self, descriptor: int, message: bytes) -> None:
+        if not self.running:
+            raise KeyError(descriptor)
+        assert descriptor == FROM_PARENT
+        self.told.append(message)
 
     def tell(self, message: bytes) -> None:
         self.worker.childDataReceived(TO_PARENT, message)

@@ -90,45 +90,141 @@ class TestReload(ParentTests):
         for process in self.running():
             process.tell(b"reloaded\n")
 
-    def test_number(self) -> None:
-        """With more workers some are started, with fewer some are stopped."""
+    def set_workers(self, number: str) -> None:
+        self.configure(number)
+        self.reload()
+
+    def told(self) -> list[list[bytes]]:
+        """Give what each process has been told, and has not been asked for before."""
+        told = [process.told.copy() for process in self.reactor.processes]
+        for process in self.reactor.processes:
+            process.told.clear()
+        return told
+
+    def test_more(self) -> None:
+        """With more workers some are started."""
         service = self.start()
-        self.configure("3")
-        self.reload()
+        self.set_workers("3")
         assert [process.worker.number for process in self.running()] == [1, 2, 3]
-        self.configure("1")
-        self.reload()
-        assert [process.signals[-1] for process in self.reactor.processes] == [
-            signal.SIGHUP,
-            signal.SIGTERM,
-            signal.SIGTERM,
-        ]
-        for process in self.reactor.processes[1:]:
-            process.end()
-        self.reactor.advance(LAST_PAUSE)
-        assert len(self.running()) == 1
+        assert self.told() == [[], [], []]
         self.successResultOf(self.stop(service))
 
-    def test_fewer_and_more_again(self) -> None:
+    def test_fewer(self) -> None:
+        """With fewer workers those too many accept nobody, and end when their last clients have left."""
+        service = self.start("3")
+        with capturedLogs() as events:
+            self.set_workers("1")
+        assert texts(events)[:-1] == [
+            f"worker {number} is one too many; it accepts no clients any more, and ends when the last has left"
+            for number in (2, 3)
+        ]
+        assert self.told() == [[], [b"retire\n"], [b"retire\n"]]
+        first, second, third = self.reactor.processes
+        with capturedLogs() as events:
+            third.tell(b"empty\n")
+        assert texts(events) == ["worker 3 has no client any more; it ends"]
+        assert [process.signals[1:] for process in (first, second, third)] == [[], [], [signal.SIGTERM]]
+        third.tell(b"empty\n")
+        third.end()
+        self.reactor.advance(LAST_PAUSE)
+        assert self.running() == [first, second]
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.getDelayedCalls()
+
+    def test_fewer_still(self) -> None:
+        """One too many reads the configuration as all others do, and is told only once that it is."""
+        service = self.start("3")
+        for number in "2", "1":
+            self.set_workers(number)
+        assert [process.signals for process in self.reactor.processes] == [[signal.SIGHUP] * 2] * 3
+        assert self.told() == [[], [b"retire\n"], [b"retire\n"]]
+        self.successResultOf(self.stop(service))
+
+    def test_wanted_again(self) -> None:
+        """One too many that is wanted again, while it has clients, is told so, and stays."""
+        service = self.start()
+        self.set_workers("1")
+        self.set_workers("2")
+        first, second = self.reactor.processes
+        assert self.told() == [[], [b"retire\n", b"return\n"]]
+        second.tell(b"empty\n")  # which crossed what it was told
+        assert second.signals == [signal.SIGHUP] * 2
+        assert self.running() == [first, second]
+        second.end(status=1)
+        self.reactor.advance(FIRST_PAUSE)
+        assert len(self.running()) == 2  # as one that has never been too many
+        self.successResultOf(self.stop(service))
+
+    def test_wanted_when_it_ends(self) -> None:
         """One that is ending when more are wanted again is not asked to reload, and is replaced when it has ended."""
         service = self.start()
-        self.configure("1")
-        self.reload()
-        self.configure("2")
-        self.reload()
+        self.set_workers("1")
         second = self.reactor.processes[1]
+        second.tell(b"empty\n")
+        self.set_workers("2")
         assert second.signals == [signal.SIGHUP, signal.SIGTERM]
         second.end()
         self.get_ready()
         assert [process.worker.number for process in self.running()] == [1, 2]
         self.successResultOf(self.stop(service))
 
-    def test_fewer_but_one_does_not_end(self) -> None:
-        """One too many that does not end is killed in the end; those that are wanted are not."""
+    def test_one_too_many_dies(self) -> None:
+        """One too many that dies is not replaced; and where the others cannot be started, it serves nobody new."""
+        service = self.start("3")
+        self.set_workers("1")
+        first, second, third = self.reactor.processes
+        with capturedLogs() as events:
+            second.end(killed_by=signal.SIGKILL)
+        assert texts(events) == ["worker 2, one too many, was killed by SIGKILL"]
+        self.reactor.advance(LAST_PAUSE)
+        assert self.running() == [first, third]
+        while not self.reactor.readers:
+            for process in self.running():
+                if process is not third:
+                    process.end(status=1)
+            self.reactor.advance(LAST_PAUSE)
+        self.successResultOf(self.stop(service))
+
+    def test_one_too_many_has_just_ended(self) -> None:
+        """That one too many has ended is no error when it is told that it is, and then it is not replaced."""
         service = self.start()
+        second = self.reactor.processes[1]
         self.configure("1")
-        self.reload()
+        self.hangup()
+        self.reactor.run_threads()
+        self.reactor.processes[0].tell(b"reloaded\n")
+        second.running = False
+        second.tell(b"reloaded\n")
+        second.end()
+        self.reactor.advance(LAST_PAUSE)
+        assert len(self.running()) == 1
+        self.successResultOf(self.stop(service))
+
+    def test_one_too_many_is_not_ready(self) -> None:
+        """One too many that does not serve yet has no clients: it ends at once."""
+        service = self.start()
         first, second = self.reactor.processes
+        second.end(status=1)
+        self.configure("1")
+        self.hangup()
+        self.reactor.run_threads()
+        self.reactor.advance(FIRST_PAUSE)
+        first.tell(b"reloaded\n")
+        third = self.reactor.processes[-1]
+        assert third.told == []
+        assert third.signals == [signal.SIGTERM]
+        third.end()
+        assert self.running() == [first]
+        self.successResultOf(self.stop(service))
+        assert not self.reactor.getDelayedCalls()
+
+    def test_one_too_many_does_not_end(self) -> None:
+        """One too many that does not end when its clients have left is killed; those that are wanted are not."""
+        service = self.start()
+        self.set_workers("1")
+        first, second = self.reactor.processes
+        self.reactor.advance(2 * (7 + GRACE))  # as long as it has clients, that is right
+        second.tell(b"empty\n")
         self.reactor.advance(7 + GRACE)
         assert second.signals[-1] == signal.SIGKILL
         assert first.signals == [signal.SIGHUP]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from select import select
 from tempfile import TemporaryDirectory
 
 from twisted.internet.defer import fail
@@ -41,16 +42,19 @@ class TestWorker(SynchronousTestCase):
         assert vars(parsed).items() >= {"config": "/x", "number": 3, "counts": 4, "set": ["a=b=c", "d="]}.items()
         assert sockets == {"unix:/s": 5, "inet:h:1": 6}
 
-    def test_parent_is_gone(self) -> None:
-        """A worker ends when its parent does."""
+    def test_parent(self) -> None:
+        """A worker hears what its parent says, in any chunks, and ends when the parent does."""
         reading, writing = self.pipe()
         self.patch(worker, "FROM_PARENT", reading)
         reactor = Reactor()
-        watch = ParentWatch(reactor)
+        told: list[bytes] = []
+        watch = ParentWatch(reactor, told.append)
         verifyObject(IReadDescriptor, watch)
         assert (watch.fileno(), watch.logPrefix()) == (reading, "parent")
-        os.write(writing, b"nothing that is expected")
-        assert watch.doRead() is None
+        for data, messages in ((b"reti", []), (b"re\nreturn\nx", [b"retire", b"return"])):
+            os.write(writing, data)
+            assert watch.doRead() is None
+            assert told == messages
         os.close(writing)
         end = watch.doRead()
         assert isinstance(end, ConnectionDone)
@@ -68,18 +72,36 @@ class TestWorker(SynchronousTestCase):
             signal.raise_signal(signal.SIGTERM)
         assert ended == [signal.SIGTERM]
 
+    def service(self) -> WorkerService:
+        directory = TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        path = Path(directory.name, "main.cf")
+        path.write_text("tables = t=static:1\n")
+        return WorkerService(str(path), [], MemoryReactorClock(), {})
+
+    def test_retired(self) -> None:
+        """Told to retire, a worker accepts nobody, and tells when nobody is there, until it is told to return."""
+        reading, writing = self.pipe()
+        self.addCleanup(os.close, writing)
+        self.patch(worker, "TO_PARENT", writing)
+        service = self.service()
+        service._entrance.came()
+        service.told(b"retire")
+        assert [service._entrance.may_accept(), select([reading], [], [], 0)[0]] == [False, []]
+        service._entrance.left()
+        assert os.read(reading, 100) == b"empty\n"
+        service.told(b"return")
+        assert service._entrance.may_accept()
+        service.told(b"something else")
+        assert service._entrance.may_accept()
+
     def test_reload_fails(self) -> None:
         """The parent hears of a reload that has failed in an unforeseen way, too, or it would kill the worker."""
         reading, writing = self.pipe()
         self.addCleanup(os.close, writing)
         self.patch(worker, "TO_PARENT", writing)
         self.patch(SocketmapMemcacheService, "reload", lambda _: fail(ZeroDivisionError("a bug")))
-        directory = TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        path = Path(directory.name, "main.cf")
-        path.write_text("tables = t=static:1\n")
-        service = WorkerService(str(path), [], MemoryReactorClock(), {})
-        self.failureResultOf(service.reload(), ZeroDivisionError)
+        self.failureResultOf(self.service().reload(), ZeroDivisionError)
         os.set_blocking(reading, False)
         assert os.read(reading, 100) == b"reloaded\n"
 
