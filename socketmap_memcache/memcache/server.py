@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 if TYPE_CHECKING:
     from socketmap_memcache.memcache.greeting import Greeter
 
-_INET = re.compile(r"(?:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]+)):)?(?P<port>[^:\[\]]+)")
+_INET = re.compile(r"(?:(?:\[(?P<literal>[^\]]+)\]|(?P<host>[^:\[\]]*)):)?(?P<port>[^:\[\]]+)")
 
 #: Bytes of the path of a UNIX socket, on Linux: unix(7). Twisted does not hear of it if there are more.
 _LONGEST_PATH = 107
@@ -41,7 +41,7 @@ class Server:
 
     @classmethod
     def parse(cls, text: str) -> Server:
-        """Read ``inet:host:port``, ``inet:[address]:port``, ``inet:port`` (on localhost), ``unix:/path``.
+        """Read ``inet:host:port``, ``inet:[address]:port``, ``inet:port``, ``unix:/path``. No host is localhost.
 
         ``tls:`` in place of ``inet:`` is for a server that speaks TLS (``memcached -Z``).
         The port may be a name of services(5). ``local:`` is another word for ``unix:``, as with Postfix.

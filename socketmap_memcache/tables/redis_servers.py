@@ -132,7 +132,7 @@ class Sentinels:
             raise TemporaryError(f"knows no master {name!r}")
         try:
             host, port = (word.decode() for word in address)  # type: ignore[attr-defined]
-            return Server.parse(f"{kind}:[{host}]:{port}" if ":" in host else f"{kind}:{host}:{port}")
+            return Server.parse(f"{kind}:{host}:{port}" if host and ":" not in host else f"{kind}:[{host}]:{port}")
         except (AttributeError, TypeError, ValueError):
             raise TemporaryError(f"gave no address for the master {name!r}: {address!r}") from None
 

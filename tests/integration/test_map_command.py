@@ -197,6 +197,17 @@ def test_memcache_no_backup(tools: Tools) -> None:
     assert run_map("-s", tools.cache).stderr == theirs.replace(b"postmap: ", b"socketmap-memcache map: ")
 
 
+@pytest.mark.parametrize("text", ["{}", ":{}", "localhost:{}", "[127.0.0.1]:{}", "[]:{}", "::{}", "127.0.0.1:"])
+def test_memcache_servers(text: str) -> None:
+    """A server may be written in all the ways that Postfix's own client knows, and in no other."""
+    with scratch_directory() as directory, Memcached(directory, tcp=True) as memcached:
+        memcached.set(b"key", b"value")
+        port = memcached.address.rpartition(":")[2]
+        table = f"memcache:{write_config(directory / 't.cf', f'memcache = inet:{text.format(port)}')}"
+        theirs, ours = Postfix(directory).postmap("-q", "key", table), run_map("-q", "key", table)
+        assert Outcome.of(ours) == Outcome.of(theirs), (ours.stderr, theirs.stderr)
+
+
 def test_memcache_update(tools: Tools) -> None:
     """Entries can be stored in memcached, in place of those that are there, as Postfix does since 3.11."""
     for options in ("-i", "-ir"):

@@ -201,14 +201,16 @@ class TestSentinels(NetworkTests):
 
     def test_errors(self) -> None:
         """A sentinel that knows no master, or names one that cannot be used, says so."""
-        done = self.sentinels("a", "b", "c", "d").connect(2)
+        done = self.sentinels("a", "b", "none", "c", "d").connect(2)
         self.answer_sentinel(b"*-1\r\n")
         self.answer_sentinel(bulk(b"x"))
+        self.answer_sentinel(array(bulk(b""), bulk(b"1")))
         self.answer_sentinel(array(bulk(b"h"), bulk(b"0")))
         self.answer_sentinel(array(bulk(b"h"), bulk(b"1")))
         self.network.refuse()
         assert self.error(done) == (
             "a: knows no master 'mail'; b: gave no address for the master 'mail': b'x'; "
+            "none: gave no address for the master 'mail': [b'', b'1']; "
             "c: gave no address for the master 'mail': [b'h', b'0']; "
             "d: names the master inet:h:1: Connection was refused by other side"
         )
