@@ -118,7 +118,8 @@ class WorkersService(ReloadingService):
 
     def _worker_ready(self) -> None:
         self._refuser.end()
-        count = sum(worker.ready for worker in self._workers.values() if worker.wanted)
+        self._settle()
+        count = self._serving()
         if count == self._config.workers:
             self.log.info("{count} workers serve", count=count)
 
@@ -138,16 +139,26 @@ class WorkersService(ReloadingService):
             if not self._workers and self._ended is not None:
                 self._ended.callback(None)
             return
-        if worker.retired:
+        if worker.number > self._config.workers:
             self.log.error("worker {number}, one too many, {how}", number=worker.number, how=how)
-            return
+        else:
+            self._replace(worker, how)
+        self._refuse_if_needed()
+
+    def _replace(self, worker: WorkerProcess, how: str) -> None:
         lived = self._reactor.seconds() - worker.started
         pause = self._pauses.get(worker.number, FIRST_PAUSE) if 0 <= lived < SOON else FIRST_PAUSE
         self._pauses[worker.number] = min(pause * 2, LAST_PAUSE)
         self.log.error("worker {number} {how}; replaced in {pause:g} s", number=worker.number, how=how, pause=pause)
         self._restarts[worker.number] = self._reactor.callLater(pause, self._start, worker.number)
-        nobody = not any(other.wanted for other in self._workers.values())
-        if nobody and pause > CLIENTS_PATIENCE and self._refuser.begin(self._sockets.values()):
+
+    def _refuse_if_needed(self) -> None:
+        """Refuse clients where nobody accepts any, and nobody will soon."""
+        patience = self._reactor.seconds() + CLIENTS_PATIENCE
+        soon = any(restart.getTime() <= patience for restart in self._restarts.values())
+        if soon or any(worker.accepts for worker in self._workers.values()):
+            return
+        if self._refuser.begin(self._sockets.values()):
             self.log.error("no worker can be started; clients are refused until one serves")
 
     # Reload.
@@ -163,26 +174,37 @@ class WorkersService(ReloadingService):
         if not self.running:
             return
         self._config = new
-        for worker in self._workers.values():
-            if not worker.stopping:
-                self._settle(worker)
+        self._settle()
         # Those that are missing are started at once: what ended them may be mended now.
         self._cancel_restarts()
         self._pauses.clear()
         self._start_missing()
         self.log.info("reloaded {path} in {count} workers", path=self._path, count=new.workers)
 
-    def _settle(self, worker: WorkerProcess) -> None:
-        """Let one that is too many end when its clients have left, and one that is not any more accept others again."""
-        too_many = worker.number > self._config.workers
-        if too_many and not worker.ready:
-            self._stop(worker)
-        elif too_many and not worker.retired:
-            text = "worker {number} is one too many; it accepts no clients any more, and ends when the last has left"
-            self.log.info(text, number=worker.number)
-            worker.retire()
-        elif worker.retired and not too_many:
-            worker.take_back()
+    def _serving(self) -> int:
+        """Count those that serve, without any that is one too many."""
+        wanted = [worker for worker in self._workers.values() if worker.number <= self._config.workers]
+        return sum(worker.ready and not worker.stopping for worker in wanted)
+
+    def _settle(self) -> None:
+        """Let those that are too many accept nobody, and end when their clients have left; and others accept again.
+
+        Where none of those that are wanted serves yet, or can be started, the others go on.
+        """
+        for worker in self._workers.values():
+            too_many = worker.number > self._config.workers
+            if worker.stopping or too_many == worker.retired:
+                continue
+            if not too_many:
+                self.log.info("worker {number} accepts clients again", number=worker.number)
+                worker.take_back()
+                self._refuser.end()
+            elif worker.ready and self._serving():
+                text = (
+                    "worker {number} is one too many; it accepts no clients any more, and ends when the last has left"
+                )
+                self.log.info(text, number=worker.number)
+                worker.retire()
 
     @inlineCallbacks
     def _reload_worker(self, worker: WorkerProcess) -> Generator[Deferred[Any], Any, None]:

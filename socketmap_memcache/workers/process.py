@@ -104,8 +104,8 @@ class WorkerProcess(ProcessProtocol):
         reactor.spawnProcess(self, sys.executable, argv, environment, childFDs=descriptors)
 
     @property
-    def wanted(self) -> bool:
-        """Whether it accepts clients, or will."""
+    def accepts(self) -> bool:
+        """Whether it accepts clients, or will when it is ready."""
         return not (self.retired or self.stopping)
 
     def reload(self) -> Deferred[None]:

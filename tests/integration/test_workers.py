@@ -76,10 +76,11 @@ def workers_of(service: Service) -> list[int]:
 
 def set_workers(service: Service, number: int) -> None:
     """Reload with another number of workers."""
-    before = service.log.count("reloaded ")
+    done = f" in {number} workers"
+    before = service.log.count(done)
     service.configure(f"workers = {number}\n{TABLES}")
     service.reload()
-    wait_until(lambda: service.log.count("reloaded ") > before, "the reload")
+    wait_until(lambda: service.log.count(done) > before, "the reload")
 
 
 def _command(pid: str) -> bytes:
@@ -257,11 +258,10 @@ class TestWorkers:
                     before = [_sockets(worker) for worker in workers]
                     set_workers(service, number)
                 assert workers_of(service) == workers
-                for _ in range(12):
+                for _ in range(30):
                     assert stack.enter_context(SocketmapClient(address)).ask("t", b"key") == b"OK 1"
                 after = [_sockets(worker) for worker in workers]
-                assert after[1] >= before[1] + 5
-                assert after[2] >= before[2] + 5
+                assert min(new - old for new, old in zip(after[1:], before[1:], strict=True)) >= 5
                 set_workers(service, 1)
             wait_until(lambda: workers_of(service) == workers[:1], "the end of those that were too many")
             set_workers(service, 3)
@@ -324,8 +324,9 @@ class TestWorkers:
                     assert {answer[:5] for answer in client.ask_all(mails[start : start + 100])} == {b"DEFER"}
                 service.send_signal(signal.SIGCONT)
                 wait_until(lambda: "sender=50@b" in service.log, "the lines that were kept")
-                client.ask({**MAIL, "sender": "last@b"})
-            wait_until(lambda: "sender=last@b" in service.log, "the last line")
+                # Again and again: as long as the parent has not read the rest, this line is left out, too.
+                last = {**MAIL, "sender": "last@b"}
+                wait_until(lambda: client.ask(last) and "sender=last@b" in service.log, "the last line")
             assert re.search(r"a worker says: \d+ lines of the log are lost", service.log)
 
     def test_in_flight(self, scratch: Path) -> None:

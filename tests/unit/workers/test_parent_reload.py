@@ -201,22 +201,86 @@ class TestReload(ParentTests):
         self.successResultOf(self.stop(service))
 
     def test_one_too_many_is_not_ready(self) -> None:
-        """One too many that does not serve yet has no clients: it ends at once."""
-        service = self.start()
-        first, second = self.reactor.processes
-        second.end(status=1)
+        """One too many that does not serve yet is told when it can hear it; one that ends before is not replaced."""
+        service = self.start("3")
+        first, *others = self.reactor.processes
+        for process in others:
+            process.end(status=1)
         self.configure("1")
         self.hangup()
         self.reactor.run_threads()
         self.reactor.advance(FIRST_PAUSE)
         first.tell(b"reloaded\n")
-        third = self.reactor.processes[-1]
-        assert third.told == []
-        assert third.signals == [signal.SIGTERM]
-        third.end()
-        assert self.running() == [first]
+        second, third = self.reactor.processes[3:]
+        assert (second.told, second.signals) == ([], [])
+        second.tell(b"ready\n")
+        assert second.told == [b"retire\n"]
+        with capturedLogs() as events:
+            third.end(status=1)
+        assert texts(events) == ["worker 3, one too many, ended with status 1"]
+        self.reactor.advance(LAST_PAUSE)
+        assert self.running() == [first, second]
         self.successResultOf(self.stop(service))
         assert not self.reactor.getDelayedCalls()
+
+    def test_only_one_too_many_serves(self) -> None:
+        """While none of those that are wanted can be started, one too many goes on as it did."""
+        service = self.start()
+        first, second = self.reactor.processes
+        first.end(status=1)
+        self.set_workers("1")
+        assert self.told() == [[], [], []]
+        for _ in range(9):
+            third = self.running()[-1]
+            third.end(status=1)
+            self.reactor.advance(LAST_PAUSE)
+        assert not self.reactor.readers
+        with capturedLogs() as events:
+            self.get_ready()
+        assert texts(events)[-1] == "1 workers serve"
+        assert second.told == [b"retire\n"]
+        second.tell(b"empty\n")
+        second.end()
+        assert len(self.running()) == 1
+        self.successResultOf(self.stop(service))
+
+    def test_only_one_too_many_serves_and_dies(self) -> None:
+        """Where that one dies, too, clients are refused, unless another is started soon."""
+        for failures, refused in ((4, False), (5, True)):
+            service = self.start()
+            first, second = self.running()
+            first.end(status=1)
+            self.set_workers("1")
+            for count in range(failures):
+                self.reactor.advance(FIRST_PAUSE * 2**count if count else 0)
+                self.running()[-1].end(status=1)
+            assert self.running() == [second]
+            assert not self.reactor.readers
+            second.end(status=1)
+            assert bool(self.reactor.readers) is refused
+            self.successResultOf(self.stop(service))
+            assert not self.reactor.readers
+
+    def test_wanted_again_where_others_cannot_be_started(self) -> None:
+        """When one is taken back that had clients of its own only, nobody is refused any more."""
+        service = self.start()
+        self.set_workers("1")
+        first = self.running()[0]
+        while not self.reactor.readers:
+            first.end(status=1)
+            self.reactor.advance(LAST_PAUSE if self.reactor.readers else FIRST_PAUSE * 2**5)
+            first = self.running()[-1]
+        with capturedLogs() as events:
+            self.configure("2")
+            self.hangup()
+            self.reactor.run_threads()
+            for process in self.running():
+                process.tell(b"reloaded\n")
+            first.end(status=1)
+            self.reactor.processes[1].tell(b"reloaded\n")
+        assert "worker 2 accepts clients again" in texts(events)
+        assert not self.reactor.readers
+        self.successResultOf(self.stop(service))
 
     def test_one_too_many_does_not_end(self) -> None:
         """One too many that does not end when its clients have left is killed; those that are wanted are not."""
