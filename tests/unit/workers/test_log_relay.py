@@ -35,10 +35,10 @@ class TestRelay(SynchronousTestCase):
         """An event arrives with its text, its level, its source and its time."""
         file = io.BytesIO()
         log = Logger("somewhere", observer=sending_observer(file.write))
-        log.error("no {what}: {reason}", what="way", reason=ValueError("closed"))
+        log.error("no {what} within {seconds:g} s: {reason}", what="way", seconds=2.0, reason=ValueError("{closed}"))
         self.reader.feed(file.getvalue())
         (event,) = self.events
-        assert formatEvent(event).startswith("no way: ")
+        assert formatEvent(event) == "no way within 2 s: {closed}"
         assert event["log_level"] is LogLevel.error
         assert event["log_namespace"] == "somewhere"
         assert isinstance(event["log_time"], float)
