@@ -39,3 +39,8 @@ FIRING = _Firing()
 def tell(answer: Deferred[Any], asker: Asker, token: Any) -> None:
     """Tell an asker what a Deferred fires with."""
     answer.addCallbacks(asker.answered, asker.failed, callbackArgs=(token,), errbackArgs=(token,))
+
+
+def is_known(answer: Deferred[Any]) -> bool:
+    """Say whether a Deferred has its result already, and it is no failure: to look at it takes less than a callback."""
+    return answer.called and not isinstance(answer.result, (Deferred, Failure))

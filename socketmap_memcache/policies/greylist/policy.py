@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from socketmap_memcache.asker import Asker, tell
+from socketmap_memcache.asker import Asker, is_known, tell
 from socketmap_memcache.clock import time_of_day
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.errors import ConfigurationError, LookupTimeout, TableError
@@ -160,9 +160,16 @@ class GreylistPolicy:
         access = self._lists.recipient_access
         if access is None:
             return self._attempt(self._settings.delay, request, client, asker, token)
-        answer: Deferred[Any] = access.delay(request[b"recipient"])
+        delay: Deferred[Any] = access.delay(request[b"recipient"])
+        if is_known(delay):
+            known: Any = delay.result
+            return self._accessed(known, request, client, asker, token)
         self.begun()
-        answer.addCallbacks(self._accessed, self._access_failed, callbackArgs=(request, client), errbackArgs=(request,))
+        answer = delay.addCallbacks(
+            lambda found: deferred(partial(self._accessed, found, request, client)),
+            self._access_failed,
+            errbackArgs=(request,),
+        )
         tell(answer.addBoth(self._access_done), asker, token)
         return answer
 
@@ -179,11 +186,14 @@ class GreylistPolicy:
         settings = self._settings if self._lists.may_auto_whitelist(request) else self._without_awl
         return Attempt(self, request, client, settings, delay, asker, token).start()
 
-    def _accessed(self, delay: int | None, request: Request, client: ClientAddress) -> bytes | Deferred[bytes]:
+    def _accessed(
+        self, delay: int | None, request: Request, client: ClientAddress, asker: Asker, token: Any
+    ) -> Attempt | None:
         """Ask the table, unless the recipient wants no greylisting."""
-        if delay is None:
-            return self.let_pass(request, RECIPIENT_ACCESS)
-        return deferred(partial(self._attempt, delay, request, client))
+        if delay is not None:
+            return self._attempt(delay, request, client, asker, token)
+        asker.answered(self.let_pass(request, RECIPIENT_ACCESS), token)
+        return None
 
     def _access_failed(self, failure: Failure, request: Request) -> bytes:
         if failure.check(CancelledError):

@@ -53,14 +53,30 @@ class LookupFirstTests(SynchronousTestCase):
         assert self.successResultOf(lookup_first(Batch([]))(keys(3))) == (3, b"batch")
 
     def test_at_the_same_time(self) -> None:
-        """All keys are asked for at once, and the first counts, whichever is answered first."""
-        first: Deferred[bytes | None] = Deferred()
-        table = Known([first, b"second"])
-        found = lookup_first(table)(keys(2))
-        assert table.asked == [b"0", b"1"]
+        """Where answers take their time all keys are asked for at once; the first counts, whichever comes first."""
+        later: list[Deferred[bytes | None]] = [Deferred(), Deferred()]
+        table = Known([None, *later, b"last"])
+        found = lookup_first(table)(keys(4))
+        assert table.asked == keys(4)
+        later[1].callback(b"2")
         self.assertNoResult(found)
-        first.callback(b"first")
-        assert self.successResultOf(found) == (0, b"first")
+        later[0].callback(None)
+        assert self.successResultOf(found) == (2, b"2")
+
+    def test_at_once(self) -> None:
+        """A table that answers at once is not asked for what comes after the first that exists."""
+        table = Known([None, b"second", b"third"])
+        assert self.successResultOf(lookup_first(table)(keys(3))) == (1, b"second")
+        assert table.asked == keys(2)
+
+    def test_not_yet(self) -> None:
+        """An answer that waits for another one is none yet."""
+        inner: Deferred[bytes | None] = Deferred()
+        table = Known([succeed(b"").addCallback(lambda _: inner), b"second"])
+        found = lookup_first(table)(keys(2))
+        self.assertNoResult(found)
+        inner.callback(None)
+        assert self.successResultOf(found) == (1, b"second")
 
     def test_nothing_asked(self) -> None:
         """Without keys nothing is found."""
