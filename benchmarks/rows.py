@@ -50,12 +50,12 @@ class Row:
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
     """Give the lines of the table."""
-    yield f"{'':60}{'mark':>9}{'aim':>9}{'measured':>16}  "
+    yield f"{'':66}{'mark':>9}{'aim':>9}{'measured':>16}  "
     for row in rows:
         bound = "<= " if row.at_most else ">= "
         mark, aim = (f"{bound}{wanted:g}" if wanted is not None else "" for wanted in (row.mark, row.aim))
         measured = f"{number(row.value)}{row.unit}" if row.value is not None else "-"
-        yield f"{row.what:60}{mark:>9}{aim:>9}{measured:>16}  {row.verdict:9}{row.behind}".rstrip()
+        yield f"{row.what:66}{mark:>9}{aim:>9}{measured:>16}  {row.verdict:9}{row.behind}".rstrip()
 
 
 def number(value: float) -> str:

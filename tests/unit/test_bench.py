@@ -22,9 +22,7 @@ from benchmarks.load import Result
 from benchmarks.rows import Row, number, table
 from benchmarks.session import Bench, fastest, least_cpu, quickest, rates
 from benchmarks.slow_server import SlowReply
-from benchmarks.triplets import whitelist, write_triplets
-from socketmap_memcache.errors import Problem
-from socketmap_memcache.policies.greylist.whitelist_syntax import parse_clients
+from benchmarks.triplets import write_triplets
 
 ROOT = Path(__file__).parents[2]
 FAST = Result("fast", 64, 2000.0, 10.0, 20.0, 30.0)
@@ -119,13 +117,6 @@ def test_triplets(tmp_path: Path) -> None:
     lines = [write_triplets(tmp_path / name, 200, name).read_text().split("\n")[:-1] for name in ("one", "two")]
     assert len({*lines[0], *lines[1]}) == 400
     assert all(len(line.split()) == 3 for line in lines[0])
-
-
-def test_whitelist() -> None:
-    """The whitelist that all greylists are given can be read without a problem."""
-    problems: list[Problem] = []
-    parse_clients("".join(whitelist()).encode(), "whitelist", problems)
-    assert problems == []
 
 
 class TestFixedReply:
