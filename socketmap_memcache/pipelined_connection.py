@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
+from twisted.internet import tcp, unix
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import Protocol
@@ -36,6 +38,9 @@ class PipelinedConnection(Protocol):
         """Begin."""
         # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
         self._transport = cast(ITCPTransport, self.transport)
+        if isinstance(self._transport, unix.Client):
+            # Twisted's own also takes file descriptors: a server has none to send, and each read takes longer.
+            self._transport.doRead = partial(tcp.Connection.doRead, self._transport)  # type: ignore[method-assign]
         if not isinstance(self._transport.getPeer(), UNIXAddress):
             self._transport.setTcpNoDelay(True)
             self._transport.setTcpKeepAlive(True)
