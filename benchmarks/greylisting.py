@@ -183,6 +183,7 @@ def _row(
     aim: float | None = None,
 ) -> Row:
     ours, theirs = best[name, connections], best[base, connections]
-    what = f"{ours.name}, {connections} clients, to {base}"
+    clients = "1 client" if connections == 1 else f"{connections} clients"
+    what = f"{ours.name}, {clients}, to {base}"
     behind = f"{rates(ours, theirs)}; CPU of a request {ours.cpu_us:.1f} us against {theirs.cpu_us:.1f} us"
     return Row(what, ours.rate / theirs.rate, " times", behind, mark, aim)

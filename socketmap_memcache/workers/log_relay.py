@@ -75,7 +75,7 @@ def sending_observer(write: Callable[[bytes], object]) -> ILogObserver:
         sent = {name: event.get(name) for name in _SENT}
         sent["log_level"] = event["log_level"].name
         sent["text"] = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        write(json.dumps(sent).encode() + b"\n")
+        write(json.dumps(sent, default=str).encode() + b"\n")
 
     return FilteringLogObserver(send, [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)])
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from itertools import pairwise
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +54,15 @@ class TestRelay(SynchronousTestCase):
         text = formatEvent(event)
         assert text.startswith("it failed\nTraceback")
         assert "ValueError: unforeseen" in text
+
+    def test_other_fields(self) -> None:
+        """An event of some library that has something else than text where text should be arrives, too."""
+        file = io.BytesIO()
+        fields = {"log_namespace": "library", "log_system": Path("place"), "log_time": 1.5}
+        sending_observer(file.write)({"log_format": "old", "log_level": LogLevel.info, **fields})
+        self.reader.feed(file.getvalue())
+        (event,) = self.events
+        assert (formatEvent(event), event["log_system"], event["log_time"]) == ("old", "place", 1.5)
 
     def test_debugging(self) -> None:
         """What is for debugging is not sent."""
