@@ -96,7 +96,7 @@ class TestStart(ParentTests):
         (process,) = self.reactor.processes
         published: list[LogEvent] = []
         self.patch(process.worker._log_readers[LOG], "_publish", published.append)
-        process.worker.childDataReceived(LOG, b'{"log_format": "hello"}\n')
+        process.worker.childDataReceived(LOG, b'{"log_level": "info", "text": "hello"}\n')
         assert texts(published) == ["hello"]
         self.successResultOf(self.stop(service))
 
@@ -109,9 +109,9 @@ class TestStart(ParentTests):
         for reader in process.worker._log_readers.values():
             self.patch(reader, "_publish", published.append)
         with capturedLogs() as events:
-            process.worker.childDataReceived(LOG, b'{"log_for')
+            process.worker.childDataReceived(LOG, b'{"log_level": "in')
             process.worker.childDataReceived(ERRORS, b"Traceback\nImportE")
-            process.worker.childDataReceived(LOG, b'mat": "hello"}\n')
+            process.worker.childDataReceived(LOG, b'fo", "text": "hello"}\n')
             process.worker.childDataReceived(ERRORS, b"rror")
             process.end(status=1)
         assert texts(published) == ["hello"]
