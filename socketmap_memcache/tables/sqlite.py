@@ -167,10 +167,10 @@ class SqliteStore:
         return self._under_way is not None and self._under_way.given_up
 
     def _answer(self, connection: sqlite3.Connection, operation: Operation) -> bytes | TableError | None:
-        self._under_way = operation
         statement = self.statement(operation.key)
         if not statement:
             return None
+        self._under_way = operation
         try:
             return self._rows(connection, statement, operation.key)
         except TableError as error:
@@ -179,6 +179,8 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error) and _is_locked(error):
                 raise  # it is so for all keys, and was waited for
             return TemporaryError(f"{self._name}: {error}")
+        finally:
+            self._under_way = None
 
     def _rows(self, connection: sqlite3.Connection, statement: str, key: bytes) -> bytes | None:
         with closing(connection.execute(statement)) as rows:

@@ -183,8 +183,8 @@ class TestRecords:
             *[b"junk", b"1", b"1,", b",1", b"-1,5", b"1,2,3", b"1.5,2", b" 1,2", b"1,2\n", b"1, 2", b"0x1,2"],
             *["\u0661,\u0662".encode(), b"9" * 13 + b",1", b"\xff,\xfe", b"\x1b[2J", b"x" * 5000, b"{},%s"],
         ]
-        site.service.reload()  # so that the next is logged
         count = site.service.log.count("reloaded")
+        site.service.reload()  # so that the next is logged
         wait_until(lambda: site.service.log.count("reloaded") > count, "the reload")
         before = site.mark()
         keys = [b"t/192.0.2.0/%b@record.example/bob@example.org" % (b"x" * number) for number in range(1, 18)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from .harness.greylist_command import COMMAND, greylist, serve
 from .harness.memcached import Memcached
 from .harness.policy import PolicyClient, request
-from .harness.processes import scratch_directory, write_config
+from .harness.processes import scratch_directory, wait_until, write_config
 from .harness.service import Service
 
 MAIL = {
@@ -47,8 +48,10 @@ def operate(service: Service) -> None:
     """See what the service has stored, and change what it will do."""
     config = service.config_path
     assert ask(service) == DEFERRED
+    second = int(time.time())
     row = json.loads(greylist(config, "list", "--json", "--client", TRIPLET[0]).stdout)
     assert (row["key"], row["state"]) == (KEY, "waiting")
+    wait_until(lambda: int(time.time()) > second, "the next second, in which it is not new any more")
     assert b"is deferred: early-retry" in greylist(config, "show", *TRIPLET).stdout
     assert greylist(config, "release", *TRIPLET).stdout == f"released: {KEY} (was known)\n".encode()
     assert ask(service) == b"DUNNO"

@@ -361,6 +361,12 @@ class TestWithoutEnd:
                 site.reactor.result(endless)
             assert site.lookup(table, b"short") == b"1"
 
+    def test_answered(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A query that has been answered stops none of those after it."""
+        monkeypatch.setattr(sqlite_tables, "STEPS", 1)
+        table = site.open(rows=[("k", "v")])
+        assert [site.lookup(table, b"k") for _ in range(100)] == [b"v"] * 100
+
 
 class TestFile:
     def test_replaced(self, site: Site) -> None:
