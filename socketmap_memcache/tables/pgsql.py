@@ -120,7 +120,9 @@ def _hosts(name: str, hosts: Sequence[Host], context: TableContext, retry_interv
         """Log from the table's thread."""
         reactor.callFromThread(_log.warn, "{text}", text=text)
 
-    connect_to = partial(connect, seconds=reactor.seconds, timeout=context.timeout, owned=owned)
+    # A server of several has half of the time; if it ended a statement later than that, it would be taken for dead.
+    timeout = context.timeout / 2 if len(hosts) > 1 else context.timeout
+    connect_to = partial(connect, seconds=reactor.seconds, timeout=timeout, owned=owned)
     # Postfix takes any of several hosts; of those that can be written to there should be one, and the first is it.
     return Hosts(name, hosts, connect_to, reactor.seconds, note, retry_interval, None if owned else SystemRandom())
 

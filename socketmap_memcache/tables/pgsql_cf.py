@@ -65,7 +65,7 @@ def connect(
 ) -> Connection:
     """Connect to a server.
 
-    :param timeout: seconds that an operation may take; the server ends a statement a little earlier.
+    :param timeout: seconds that a server may take for an operation; it ends a statement a little earlier.
     :param owned: whether it is for a table of this service, which has to be in UTF-8.
     :raises ConnectionFailure: with the reason.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 
-#: Those who wait for a query that somebody else began.
+#: Those who wait for a query, with the one who began it.
 Waiters = list[Deferred[Any]]
 
 
@@ -23,19 +23,21 @@ class SingleFlight:
         """Share the query for this key that is under way, or begin one.
 
         :param query: called with the arguments where none is under way.
-        :return: fires, or fails, as the query does; a result is handed to all, so it must not be changed.
+        :return: fires, or fails, as the query does; a result is handed to all, so it must not be changed. To cancel it
+            does nothing to the query, for which others may wait.
         """
+        result: Deferred[Any] = Deferred()
         waiters = self._flights.get(key)
         if waiters is not None:
-            result: Deferred[Any] = Deferred()
             waiters.append(result)
             return result
-        waiters = self._flights[key] = []
+        waiters = self._flights[key] = [result]
         try:
             answer = query(*arguments)
         except Exception:  # noqa: BLE001 (or those who ask from now on would wait for ever)
             answer = fail()
-        return answer.addBoth(self._land, key, waiters)
+        answer.addBoth(self._land, key, waiters)
+        return result
 
     def current(self, key: bytes) -> Waiters | None:
         """Give what identifies the query for this key that is under way and may be shared, if there is one."""
@@ -45,7 +47,7 @@ class SingleFlight:
         """Let nobody else share the query under way: from now on its result may be out of date."""
         self._flights.pop(key, None)
 
-    def _land(self, result: Any, key: bytes, waiters: Waiters) -> Any:
+    def _land(self, result: Any, key: bytes, waiters: Waiters) -> None:
         if self._flights.get(key) is waiters:
             del self._flights[key]
         for waiter in waiters:
@@ -53,4 +55,3 @@ class SingleFlight:
                 waiter.errback(result)
             else:
                 waiter.callback(result)
-        return result

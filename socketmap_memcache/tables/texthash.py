@@ -183,7 +183,7 @@ class TexthashTable(ReadOnlyTable):
 
     def _take(self, content: Content) -> None:
         self._reading = False
-        if content.stamp is None:
+        if content.stamp is None or self._is_hot(content.stamp):  # it may be a while since the file was looked at
             return  # the next check tries again
         self._entries = content.entries
         self._stamp = content.stamp

@@ -53,7 +53,7 @@ class Content(Generic[Matcher]):
 
     :ivar entries: how many the matcher has.
     :ivar problems: the files that cannot be read, and the entries that cannot be used.
-    :ivar stamps: tell whether the files are still the same; ``None`` if they could not be read, or changed meanwhile.
+    :ivar stamps: tell whether the files are still the same; ``None`` if they could not be read, or change yet.
     """
 
     matcher: Matcher
@@ -100,8 +100,7 @@ class Whitelist(ABC, Generic[Matcher]):
         if content.problems:
             raise ConfigurationError(content.problems)
         self._current: Matcher = content.matcher
-        # Somebody may be writing to a file that is as young as this: it is read once more when it has settled.
-        self._stamps = None if content.stamps is None or self._is_settling(content.stamps) else content.stamps
+        self._stamps = content.stamps
         self._idle = bool(files)  # there is something to look at, and nobody has asked yet
         self._closed = False
         self._timer: IDelayedCall | None = None
@@ -165,8 +164,9 @@ class Whitelist(ABC, Generic[Matcher]):
                     readable = False
                 continue
             entries += self._parse(text, path, problems)
-        same = before == self._stamps_now()
-        return Content(self._made_of(entries), len(entries), problems, before if readable and same else None)
+        # Somebody may be writing to a file that is as young as this: it is read once more when it has settled.
+        sound = readable and before == self._stamps_now() and not self._is_settling(before)
+        return Content(self._made_of(entries), len(entries), problems, before if sound else None)
 
     # In the reactor.
 

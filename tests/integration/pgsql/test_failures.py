@@ -109,6 +109,14 @@ class TestFailures:
         query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND state = 'active'"
         wait_until(lambda: server.execute(f"{query} AND pid <> pg_backend_pid()") == [(0,)], "it has ended")
 
+    def test_slow_statement_of_several(self, server: Postgresql, second: Postgresql, site: Site) -> None:
+        """A key that takes too long is a failure of its own: no server of several is taken for dead."""
+        query = "query = SELECT pg_sleep('%s'::float)::text || 'slept'\n"
+        table = site.open(f"hosts = {second.uri} {server.uri}\n{query}", timeout=2)
+        with pytest.raises(TemporaryError):
+            site.result(table.lookup(b"30"))
+        assert site.result(table.lookup(b"0")) == b"slept"
+
     def test_wrong_password(self, server: Postgresql, site: Site) -> None:
         """A wrong password is the reason of a failure, and is not in it."""
         cf = server.cf.replace("password = ", "password = sesame")

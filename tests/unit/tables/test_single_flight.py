@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from socketmap_memcache.errors import TemporaryError
@@ -47,6 +47,15 @@ class SingleFlightTests(SynchronousTestCase):
         """A query that raises is a failure, and nobody waits for it ever after."""
         self.failureResultOf(self.flights.run(b"k", lambda: 1 / 0), ZeroDivisionError)  # type: ignore[arg-type,return-value]
         assert self.successResultOf(self.flights.run(b"k", lambda: succeed(1))) == 1
+
+    def test_cancelled(self) -> None:
+        """Who gives up, be it who began the query, takes the answer away from nobody else."""
+        for place in range(3):
+            asked = [self.flights.run(b"k", self.query) for _ in range(3)]
+            asked[place].cancel()
+            self.failureResultOf(asked.pop(place), CancelledError)
+            self.queries.pop().callback(b"v")
+            assert [self.successResultOf(one) for one in asked] == [b"v"] * 2
 
     def test_detached(self) -> None:
         """Nobody joins a query that has been detached; who had joined gets its result, others the next one's."""

@@ -128,6 +128,18 @@ class TestTexthash(SmallTableTests):
         assert self.seen(table) == b"old"
         assert self.seen(table) == b"new"
 
+    def test_hot_when_read(self) -> None:
+        """A file that somebody begins to write just before it is read, because it has changed, is left alone, too."""
+        self.write("key old\n")
+        table = self.table()
+        self.write("key new\n" + "#" * texthash.LARGEST_AT_ONCE)
+        assert self.seen(table) == b"old"
+        self.write("", age=0)
+        self.finish_thread()
+        assert self.lookup(table, b"key") == b"old"
+        self.write("key newer\n", age=-0.5)
+        assert [self.seen(table) for _ in range(2)] == [b"old", b"newer"]
+
     def test_hot_when_opened(self) -> None:
         """A file that was being written when the table was opened is read again, even if its time did not change."""
         self.write("key\n", age=0)

@@ -211,6 +211,24 @@ class ReloadTests(WhitelistCase):
         self.look()
         self.assertEqual(self.names(whitelist, "a", "b", "cc"), ["cc"])
 
+    def test_settling_when_read(self) -> None:
+        """A file that somebody begins to write just before it is read, because it has changed, is left alone, too."""
+        path = self.write("a\n")
+        whitelist = self.open(path)
+        self.write("b\n", age=HOUR - 1)
+        read = whitelist._read
+
+        def read_later() -> Any:
+            self.write("", age=-CHECK_INTERVAL)
+            return read()
+
+        with mock.patch.object(whitelist, "_read", read_later):
+            self.look()
+        self.assertEqual(self.names(whitelist, "a", "b"), ["a"])
+        self.write("b\n", age=-CHECK_INTERVAL)
+        self.look()
+        self.assertEqual(self.names(whitelist, "a", "b"), ["b"])
+
     def test_bad_entry(self) -> None:
         """With an entry that cannot be used the old list stays in use, which is logged once, until it is mended."""
         path = self.write("a\n")
