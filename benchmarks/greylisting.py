@@ -7,10 +7,11 @@ file.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 
@@ -41,6 +42,9 @@ _MEMCACHED = "greylist in memcached"
 _FEATURES = "all features, in memcached"
 _LMDB = "greylist in lmdb"
 _WORKERS = ", workers = 2"
+
+# The name of what is measured, and how many ask it.
+_Side: TypeAlias = "tuple[str, int]"
 
 _CONNECTIONS = (1, 8, 64)
 _SIDES = (
@@ -101,8 +105,7 @@ def measure_greylisting(bench: Bench) -> Iterator[Row]:
         def ask(name: str, connections: int) -> Result:
             return measured[name].measure_new(connections, bench.seconds, f"new{next(names)}")
 
-        results = bench.in_turn(*(partial(ask, *side) for side in _SIDES))
-        new = {side: fastest(found) for side, found in zip(_SIDES, results, strict=True)}
+        new = _best(bench, _SIDES, ask)
         for workers in ("", _WORKERS):
             for connections in (8, 64):
                 yield _row(new, _MEMCACHED + workers, _POSTGREY, connections, 12.0, 20.0)
@@ -122,15 +125,19 @@ def _measure_known(bench: Bench, measured: dict[str, _Greylist]) -> Iterator[Row
     def ask(name: str, connections: int) -> Result:
         return measured[name].measure_known(connections, bench.seconds, bench.backup_keys)
 
-    results = bench.in_turn(*(partial(ask, *side) for side in sides))
-    known = {side: fastest(found) for side, found in zip(sides, results, strict=True)}
+    known = _best(bench, sides, ask)
     for name in (_MEMCACHED, _LMDB):
         for connections in _CONNECTIONS:
             yield _row(known, name, _POSTGREY, connections)
     yield from _features_rows(known, _FEATURES + _WORKERS)
 
 
-def _features_rows(best: dict[tuple[str, int], Result], name: str) -> Iterator[Row]:
+def _best(bench: Bench, sides: Sequence[_Side], ask: Callable[[str, int], Result]) -> dict[_Side, Result]:
+    results = bench.in_turn(*(partial(ask, *side) for side in sides))
+    return {side: fastest(found) for side, found in zip(sides, results, strict=True)}
+
+
+def _features_rows(best: dict[_Side, Result], name: str) -> Iterator[Row]:
     for connections in _CONNECTIONS:
         yield _row(best, name, _POSTGREY, connections, 10.0 if connections == 8 else None)
 
@@ -175,7 +182,7 @@ def _write_features(directory: Path) -> str:
 
 
 def _row(
-    best: dict[tuple[str, int], Result],
+    best: dict[_Side, Result],
     name: str,
     base: str,
     connections: int,

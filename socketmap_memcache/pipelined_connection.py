@@ -39,7 +39,8 @@ class PipelinedConnection(Protocol):
         # Twisted's UNIX transports have all of a TCP transport's methods that are used here.
         self._transport = cast(ITCPTransport, self.transport)
         if isinstance(self._transport, unix.Client):
-            # Twisted's own also takes file descriptors: a server has none to send, and each read takes longer.
+            # Twisted's own also takes file descriptors: a server has none to send, and each read takes longer. The
+            # reactor makes the transport, of a class that cannot be chosen.
             self._transport.doRead = partial(tcp.Connection.doRead, self._transport)  # type: ignore[method-assign]
         if not isinstance(self._transport.getPeer(), UNIXAddress):
             self._transport.setTcpNoDelay(True)

@@ -25,7 +25,7 @@ def lookup_first(table: ITable) -> LookupFirst:
             answer = table.lookup(key)
             at_once = is_known(answer)
             if at_once and answer.result is None:
-                continue
+                continue  # of a table in memory: there is no time to be saved by asking for all together
             answers = [answer]
             if not at_once:
                 answers += [table.lookup(key) for key in keys[place + 1 :]]
