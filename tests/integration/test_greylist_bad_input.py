@@ -239,7 +239,8 @@ class TestMemory:
 
         held: list[int] = []
         begin = site.memory()
-        strain()
+        for _ in range(2):  # how much the allocator keeps in the end depends on how requests meet
+            strain()
         after = site.memory()
         for _ in range(3):
             strain()
