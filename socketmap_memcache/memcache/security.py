@@ -8,6 +8,8 @@ import stat
 
 import attrs
 
+from socketmap_memcache.regular_file import open_regular
+
 _USERNAME = re.compile(rb"[^\x00-\x20\x7f:]{1,128}")
 _PASSWORD = re.compile(rb"[^\x00-\x20\x7f:]{1,256}")
 
@@ -47,10 +49,26 @@ def read_pem(path: str) -> bytes:
     :raises ValueError: it cannot be read, and why.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (pathlib knows no other way either)
+        with open_regular(path) as file:
             return file.read()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_key(path: str) -> bytes:
+    """Read a private key, as :func:`read_pem` does.
+
+    :raises ValueError: also where every user can read or write it.
+    """
+    try:
+        with open_regular(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            key = file.read()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    if mode & stat.S_IRWXO:
+        raise ValueError(f"{path}: every user may read or write this key (mode {mode:04o}): chmod o= {path}")
+    return key
 
 
 def read_secret(path: str) -> bytes:
@@ -59,7 +77,7 @@ def read_secret(path: str) -> bytes:
     :raises ValueError: it cannot be read, or others can read it.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 (the file that is looked at is the one that is read)
+        with open_regular(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             secret = file.readline(1024).rstrip(b"\r\n")
     except OSError as error:

@@ -6,11 +6,11 @@ import hmac
 import os
 import re
 import stat
-from pathlib import Path
 
 import attrs
 
 from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.regular_file import open_regular
 
 #: Bytes of a key, at least: as many as nobody guesses (RFC 2104 asks for no fewer than the MAC has).
 SHORTEST = 16
@@ -44,7 +44,7 @@ def read_signing_keys(path: str) -> list[SigningKey]:
         problem with a line has that for its place. No text has anything of a key in it.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(_LARGEST_FILE + 1)
     except OSError as error:

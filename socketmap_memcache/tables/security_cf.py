@@ -8,7 +8,7 @@ from typing import TypeVar
 import attrs
 
 from socketmap_memcache.config.parameters import Parameters
-from socketmap_memcache.memcache.security import PLAIN, Security, check_username, read_password, read_pem
+from socketmap_memcache.memcache.security import PLAIN, Security, check_username, read_key, read_password, read_pem
 from socketmap_memcache.memcache.server import Server
 
 T = TypeVar("T")
@@ -77,9 +77,9 @@ def _read_tls(
         return b"", b"", b""
     for name in dict.fromkeys([texts["tls_server_name"]] if texts["tls_server_name"] else [s.host for s in servers]):
         _attempt(parameters, "tls_server_name" if texts["tls_server_name"] else where, check_name, name)
-    ca = _read(parameters, "tls_ca_file", texts, check_ca)
-    certificate = _read(parameters, "tls_cert_file", texts, check_certificate)
-    key = _read(parameters, "tls_key_file", texts, load_key)
+    ca = _read(parameters, "tls_ca_file", texts, read_pem, check_ca)
+    certificate = _read(parameters, "tls_cert_file", texts, read_pem, check_certificate)
+    key = _read(parameters, "tls_key_file", texts, read_key, load_key)
     if certificate and key:
         _attempt(parameters, "tls_key_file", check_pair, certificate, key)
     for name, other in (("tls_cert_file", "tls_key_file"), ("tls_key_file", "tls_cert_file")):
@@ -88,10 +88,16 @@ def _read_tls(
     return ca, certificate, key
 
 
-def _read(parameters: Parameters, name: str, texts: dict[str, str], check: Callable[[bytes], object]) -> bytes:
+def _read(
+    parameters: Parameters,
+    name: str,
+    texts: dict[str, str],
+    read: Callable[[str], bytes],
+    check: Callable[[bytes], object],
+) -> bytes:
     """Read a file if there is a name of one, and give its contents if they pass the check."""
     path = texts[name]
-    pem = _attempt(parameters, name, read_pem, path) if path else None
+    pem = _attempt(parameters, name, read, path) if path else None
     if pem is None:
         return b""
     try:

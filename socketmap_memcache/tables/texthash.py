@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from socketmap_memcache.config.syntax import excerpt, logical_lines, split_key
 from socketmap_memcache.errors import ConfigurationError, Problem
+from socketmap_memcache.regular_file import open_regular
 from socketmap_memcache.tables.folding import normalize, valid
 from socketmap_memcache.tables.interface import ICursor, ITable
 from socketmap_memcache.tables.read_only import ItemsCursor, ReadOnlyTable
@@ -69,7 +70,7 @@ def read(path: str, fold_keys: bool) -> Content:
     :raises ConfigurationError: it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             before = _stamp(os.fstat(file.fileno()))
             text = file.read()
             after = _stamp(os.fstat(file.fileno()))

@@ -33,6 +33,7 @@ FOR_ALL = {
     "pipelined_command",
     "pipelined_connection",
     "prompt_writer",
+    "regular_file",
     "under_way",
 }
 

@@ -10,6 +10,7 @@ database is opened.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,12 +23,16 @@ from typing import Any
 import attrs
 
 from socketmap_memcache.errors import SocketmapMemcacheError
+from socketmap_memcache.regular_file import open_regular
 
 TRIPLETS = "postgrey.db"
 CLIENTS = "postgrey_clients.db"
 
 #: How often the copy is begun again because postgrey put an end to a log meanwhile, as it does once an hour.
 _TRIES = 5
+
+# The user without rights, where the files are root's.
+_NOBODY = 65534
 
 _HASHED = re.compile(rb"[0-9a-f]{40}")
 
@@ -110,7 +115,9 @@ def opened(directory: Path) -> Iterator[PostgreyDatabase]:
             logs = _copy(directory, copy)
         except OSError as error:
             raise PostgreyDatabaseError(f"{error.filename or directory}: {error.strerror}") from error
-        yield PostgreyDatabase(logs, _replay(copy, library) if logs else "", copy, library)
+        with _as_owner(directory, copy):
+            log_error = _replay(copy, library) if logs else ""
+        yield PostgreyDatabase(logs, log_error, copy, library)
 
 
 def _copy(directory: Path, copy: Path) -> int:
@@ -119,18 +126,48 @@ def _copy(directory: Path, copy: Path) -> int:
         for stale in _logs(copy):
             (copy / stale).unlink()
         before = _logs(directory)
-        shutil.copy(directory / TRIPLETS, copy)
+        _copy_file(directory / TRIPLETS, copy)
         if (directory / CLIENTS).exists():
-            shutil.copy(directory / CLIENTS, copy)
+            _copy_file(directory / CLIENTS, copy)
         try:
             for log in _logs(directory):
-                shutil.copy(directory / log, copy)
+                _copy_file(directory / log, copy)
         except FileNotFoundError:
             continue
         # A log that has gone may have had something that the database did not have yet when it was copied.
         if set(before) <= set(_logs(directory)):
             return len(_logs(copy))
     raise PostgreyDatabaseError(f"{directory}: postgrey's log changes too fast; stop postgrey and try again")
+
+
+def _copy_file(source: Path, copy: Path) -> None:
+    with open_regular(source, follow=False) as file, (copy / source.name).open("wb") as target:
+        shutil.copyfileobj(file, target)
+
+
+@contextmanager
+def _as_owner(directory: Path, copy: Path) -> Iterator[None]:
+    """Be the user whose database it is, where it is root who imports it: the copy is that user's then.
+
+    A log says which files have changed, and may name any file: replayed by root, it could overwrite any.
+    """
+    if os.geteuid():
+        yield
+        return
+    status = (directory / TRIPLETS).lstat()
+    user, group = (status.st_uid, status.st_gid) if status.st_uid else (_NOBODY, _NOBODY)
+    for path in (copy, *copy.iterdir()):
+        os.chown(path, user, group)
+    own_group, own_groups = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(group)
+    os.seteuid(user)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(own_group)
+        os.setgroups(own_groups)
 
 
 def _logs(directory: Path) -> list[str]:

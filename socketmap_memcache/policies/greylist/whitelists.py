@@ -28,6 +28,7 @@ from socketmap_memcache.policies.greylist.whitelist_syntax import (
     parse_recipients,
     parse_senders,
 )
+from socketmap_memcache.regular_file import open_regular
 
 CHECK_INTERVAL = 10.0
 """Seconds: how often the files are looked at."""
@@ -157,7 +158,8 @@ class Whitelist(ABC, Generic[Matcher]):
         readable = True
         for path in self._files:
             try:
-                text = Path(path).read_bytes()
+                with open_regular(path) as file:
+                    text = file.read()
             except OSError as error:
                 if path in self._required or not isinstance(error, FileNotFoundError):
                     problems.append(Problem(f"cannot be read: {error.strerror}", path))

@@ -132,13 +132,24 @@ class TestTls(SecurityCase):
 
     def test_bad_files(self) -> None:
         """Files that cannot be read or used are errors that name the file, each with its line."""
-        (self.directory / "empty").touch()
+        (self.directory / "empty").touch(mode=0o600)
         lines = "tls_ca_file = {d}/missing\ntls_cert_file = {d}/client.key\ntls_key_file = {d}/empty\n"
         assert self.errors(lines, TLS) == [
             "x.cf:1: D/missing: cannot be read: No such file or directory",
             "x.cf:2: D/client.key: there is no certificate in it (-----BEGIN CERTIFICATE-----)",
             "x.cf:3: D/empty: there is no private key in it that can be read",
         ]
+
+    def test_open_key(self) -> None:
+        """A private key that every user can read is an error."""
+        (self.directory / "client.key").chmod(0o644)
+        lines = "tls_cert_file = {d}/client.pem\ntls_key_file = {d}/client.key\n"
+        try:
+            assert self.errors(lines, TLS) == [
+                "x.cf:2: D/client.key: every user may read or write this key (mode 0644): chmod o= D/client.key"
+            ]
+        finally:
+            (self.directory / "client.key").chmod(0o600)
 
     def test_expired(self) -> None:
         """A certificate that has expired is an error that says since when."""

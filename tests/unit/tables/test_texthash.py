@@ -90,6 +90,20 @@ class TestTexthash(SmallTableTests):
         self.path.mkdir()
         assert self.errors(f"texthash:{self.path}") == [f"{self.path}: cannot be read: Is a directory"]
 
+    def test_pipe(self) -> None:
+        """A pipe is not waited for, at the start or in the place of the file later."""
+        os.mkfifo(self.path)
+        assert self.errors(f"texthash:{self.path}") == [f"{self.path}: cannot be read: not a regular file"]
+        self.path.unlink()
+        self.write("key old\n")
+        table = self.table()
+        self.path.unlink()
+        os.mkfifo(self.path)
+        os.utime(self.path, (1, 1))
+        with capturedLogs() as events:
+            assert self.seen(table) == b"old"
+        assert "cannot be read: not a regular file; the old content" in self.logged(events)[0]
+
     def test_change(self) -> None:
         """A change is seen at the first look-up after the check interval, and is logged."""
         self.write("key old\n")

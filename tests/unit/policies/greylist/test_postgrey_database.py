@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -118,7 +119,7 @@ def test_log_ends(directory: Path, log: str, monkeypatch: pytest.MonkeyPatch) ->
         if source.name == "log.0000000001":
             (directory / log).unlink(missing_ok=True)
 
-    monkeypatch.setattr(postgrey_database, "shutil", mock.Mock(copy=copy))
+    monkeypatch.setattr(postgrey_database, "_copy_file", copy)
     with opened(directory) as database:
         assert copied.count("postgrey.db") == 2
         assert list(database.triplets()) == [(b"a", b"1,2")]
@@ -136,8 +137,41 @@ def test_log_ends_always(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     numbers: list[int] = []
     copy()
-    monkeypatch.setattr(postgrey_database, "shutil", mock.Mock(copy=copy))
+    monkeypatch.setattr(postgrey_database, "_copy_file", copy)
     with pytest.raises(PostgreyDatabaseError, match="changes too fast"), opened(directory):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.parametrize("owner", [0, 65533])
+def test_log_names_other_files(directory: Path, tmp_path: Path, owner: int) -> None:
+    """A log that names files elsewhere makes none there that its owner could not make, when root imports it."""
+    elsewhere = tmp_path / "elsewhere.db"
+    running = Running(directory)
+    running.database.put(b"a", b"1,2")
+    transaction = running.environment.txn_begin()
+    other = bdb.DB(running.environment)
+    other.open(str(elsewhere), dbtype=bdb.DB_BTREE, flags=bdb.DB_CREATE, txn=transaction)
+    other.put(b"key", b"value", txn=transaction)
+    other.close()
+    transaction.commit()
+    running.close()
+    elsewhere.unlink()
+    for path in (directory, *directory.iterdir()):
+        os.chown(path, owner, owner)
+    with opened(directory) as database:
+        assert database.log_error
+        assert os.geteuid() == os.getegid() == 0
+    assert not elsewhere.exists()
+
+
+@pytest.mark.parametrize("name", ["postgrey.db", "log.0000000001"])
+def test_no_regular_file(directory: Path, name: str) -> None:
+    """Devices are not copied, nor what a link leads to."""
+    write(directory, a="1,2")
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).symlink_to("/dev/zero")
+    with pytest.raises(PostgreyDatabaseError, match=name), opened(directory):
         pass
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import parse
 from socketmap_memcache.errors import ConfigurationError
-from socketmap_memcache.policies.greylist import whitelist_match
+from socketmap_memcache.policies.greylist import whitelist_match, whitelists
 from socketmap_memcache.policies.greylist.whitelists import (
     CHECK_INTERVAL,
     SET_ASIDE,
@@ -201,11 +202,11 @@ class ReloadTests(WhitelistCase):
         whitelist = self.open(path)
         self.write("b\n", age=HOUR - 1)
 
-        def changing(path: Path) -> bytes:
-            self.write("cc\n", path.name)
-            return b"half"
+        def changing(path: str) -> BytesIO:
+            self.write("cc\n", Path(path).name)
+            return BytesIO(b"half")
 
-        with mock.patch.object(Path, "read_bytes", changing):
+        with mock.patch.object(whitelists, "open_regular", changing):
             self.look()
         self.assertEqual(self.names(whitelist, "a", "b", "half"), ["a"])
         self.look()
@@ -267,6 +268,16 @@ class ReloadTests(WhitelistCase):
             self.look()
         self.assertEqual([level for level, _ in self.events].count(LogLevel.error), 2)
         self.assertIn(f"{path}: cannot be read: No such file or directory", self.events[0][1])
+
+    def test_no_regular_file(self) -> None:
+        """A pipe in the place of a file is not waited for; the old entries stay in use, which is logged."""
+        path = self.write("a\n")
+        whitelist = self.open(path)
+        Path(path).unlink()
+        os.mkfifo(path)
+        self.look()
+        self.assertEqual(self.names(whitelist, "a"), ["a"])
+        self.assertIn(f"{path}: cannot be read: not a regular file", self.events[0][1])
 
     def test_unforeseen_error(self) -> None:
         """An error that nobody thought of is logged, and the files are looked at again later."""
