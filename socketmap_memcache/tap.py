@@ -12,6 +12,7 @@ from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import DEFAULT_PATH, worker_count
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.name_resolver import use_own_resolver
 from socketmap_memcache.service import SocketmapMemcacheService
 
 
@@ -39,6 +40,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     use_steady_clock(reactor)
+    use_own_resolver(reactor)
     BUSY_POLL.use(reactor)
     # As it is now: twistd goes to another directory (--rundir) before the service is started.
     path, overrides = str(Path(options["config"]).absolute()), options["set"]

@@ -20,6 +20,7 @@ from socketmap_memcache.config.service import read_parameters
 from socketmap_memcache.errors import ConfigurationError, Problem, TableError
 from socketmap_memcache.memcache.interface import ICache
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.name_resolver import use_own_resolver
 from socketmap_memcache.policies.greylist.settings import PARAMETERS, Settings, read_settings
 from socketmap_memcache.tables.interface import ITable
 from socketmap_memcache.tables.options import open_with_options
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace, operate: Operate) -> int:
     """
     from twisted.internet import reactor
 
+    use_own_resolver(reactor)
     return Run(options, operate, Console(NAME, sys.stderr), reactor).run()
 
 

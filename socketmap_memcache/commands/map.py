@@ -23,6 +23,7 @@ from socketmap_memcache.commands.map_streams import STDIN, STDOUT, Sink, Source
 from socketmap_memcache.commands.map_tables import DEFAULT_SOCKETS, Tables, proxy_sockets
 from socketmap_memcache.commands.operation import Operation
 from socketmap_memcache.memcache.pool import ClientPool
+from socketmap_memcache.name_resolver import use_own_resolver
 from socketmap_memcache.tables.registry import TableContext
 
 NAME = "socketmap-memcache map"
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     from twisted.internet import reactor
 
+    use_own_resolver(reactor)
     return Run(options, console, reactor, sockets).run()
 
 

@@ -159,7 +159,7 @@ class ServerVerification:
         """Give a factory of TLS connections; what ``factory`` builds for one is its ``wrappedProtocol``."""
         return TLSMemoryBIOFactory(self, True, factory)
 
-    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N803 (Twisted's name)
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """Begin a connection, for Twisted."""
         connection = SSL.Connection(self._context, None)
         if not is_address(self.name):

@@ -6,12 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from socket import SOCK_STREAM, getaddrinfo
 
 from psycopg import Error, pq
 
 from socketmap_memcache.config.parameters import Parameters
 from socketmap_memcache.config.syntax import excerpt, read_file
 from socketmap_memcache.errors import ConfigurationError
+from socketmap_memcache.memcache.server import is_address
 from socketmap_memcache.tables.pgsql_connection import Connection, ConnectionFailure, StatementError
 from socketmap_memcache.tables.pgsql_hosts import Host
 
@@ -69,7 +71,7 @@ def connect(
     :param owned: whether it is for a table of this service, which has to be in UTF-8.
     :raises ConnectionFailure: with the reason.
     """
-    connection = Connection.open(conninfo, deadline, seconds)
+    connection = Connection.open(with_addresses(conninfo), deadline, seconds)
     try:
         if owned and connection.server_encoding != "UTF8":
             raise ConnectionFailure(f"the encoding of the database is {connection.server_encoding}, it has to be UTF8")
@@ -80,6 +82,50 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def with_addresses(conninfo: bytes) -> bytes:
+    """Give the same connection with the addresses of its hosts, ``hostaddr``; a host is there once for each of them.
+
+    libpq would look up the names itself, and psycopg's C part keeps Python's lock meanwhile: the reactor would stand
+    still. Here only the thread waits. The names are kept, as certificates are for them.
+
+    :raises ConnectionFailure: no host has an address.
+    """
+    values = _parse_conninfo(conninfo.decode(errors="surrogateescape"))
+    hosts = values.get("host", "").split(",")
+    if "hostaddr" in values or not any(_has_name(host) for host in hosts):
+        return conninfo
+    ports = values.get("port", "").split(",")
+    ports *= len(hosts) if len(ports) == 1 else 1
+    if len(ports) != len(hosts):
+        return conninfo  # libpq says what is wrong
+    places: list[tuple[str, str, str]] = []
+    reason = ""
+    for host, port in zip(hosts, ports, strict=True):
+        if not _has_name(host):
+            places.append((host, "", port))
+            continue
+        try:
+            found = getaddrinfo(host, None, type=SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            reason = reason or f"could not translate host name {host} to address: {_words(error)}"
+        else:
+            places += [(host, str(place[0]), port) for *_, place in found]
+    if not places:
+        raise ConnectionFailure(reason)
+    names = ("host", "hostaddr", "port")
+    values |= {name: ",".join(items) for name, items in zip(names, zip(*places, strict=True), strict=True)}
+    return _conninfo(values)
+
+
+def _has_name(host: str) -> bool:
+    """Say whether it has to be looked up: it is neither empty, nor a socket's directory, nor an address."""
+    return bool(host) and not host.startswith(("/", "@")) and not is_address(host)
+
+
+def _words(error: OSError | UnicodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def _password(parameters: Parameters) -> str:
@@ -110,7 +156,7 @@ def _host(word: str, login: dict[str, str], common: dict[str, str], ranked: bool
     if scheme:
         if scheme[1] not in {"postgres", "postgresql"}:
             raise ValueError(f"a URI begins with postgresql://, not with {excerpt(scheme[0])}")
-        given = _parse_uri(word)
+        given = _parse_conninfo(word)
         values = {**common, **given, "client_encoding": common["client_encoding"]}
         place = values.get("host") or values.get("hostaddr") or "localhost"
         name = f"{place}:{values['port']}" if "port" in values else place
@@ -131,9 +177,9 @@ def _host(word: str, login: dict[str, str], common: dict[str, str], ranked: bool
     return Host(name, rank if ranked else 0, _conninfo(values))
 
 
-def _parse_uri(uri: str) -> dict[str, str]:
+def _parse_conninfo(text: str) -> dict[str, str]:
     try:
-        options = pq.Conninfo.parse(uri.encode(errors="surrogateescape"))
+        options = pq.Conninfo.parse(text.encode(errors="surrogateescape"))
     except Error:
         raise ValueError("this is not a URI that libpq understands, or it has an unknown parameter") from None
     return {

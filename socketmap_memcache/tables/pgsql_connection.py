@@ -105,7 +105,7 @@ class Connection:
 
     @classmethod
     def open(cls, conninfo: bytes, deadline: float, seconds: Callable[[], float], wait: Wait = wait_for) -> Connection:
-        """Connect to a server. The name of a host is looked up by libpq, for which there is no time limit.
+        """Connect to a server; by addresses, as libpq may stop all threads while it looks up a name.
 
         :raises ConnectionFailure: with the reason.
         """

@@ -142,7 +142,7 @@ class WorkerProcess(ProcessProtocol):
 
     # The process' side.
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:  # noqa: N803 (Twisted's name)
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Take what it has written."""
         if childFD in self._log_readers:
             self._log_readers[childFD].feed(data)

@@ -23,6 +23,7 @@ from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import ServiceConfig
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.listeners.client_counts import ClientCounts
+from socketmap_memcache.name_resolver import use_own_resolver
 from socketmap_memcache.service import SocketmapMemcacheService
 from socketmap_memcache.workers.log_relay import LinePipe, sending_observer
 from socketmap_memcache.workers.process import EMPTY, FROM_PARENT, LOG, READY, RELOADED, RETIRE, RETURN, TO_PARENT
@@ -137,6 +138,7 @@ def _serve(path: str, overrides: Sequence[str], sockets: Mapping[str, int], coun
 
     reactor: Any = installed
     use_steady_clock(reactor)
+    use_own_resolver(reactor)
     BUSY_POLL.use(reactor)
     try:
         service = WorkerService(path, overrides, reactor, sockets, counts)

@@ -30,6 +30,7 @@ FOR_ALL = {
     "clock",
     "errors",
     "log_limit",
+    "name_resolver",
     "pipelined_command",
     "pipelined_connection",
     "prompt_writer",

@@ -37,10 +37,13 @@ class Reactor(Clock):
     def callFromThread(self, call: Callable[..., object], *arguments: Any) -> None:
         call(*arguments)
 
+    def installNameResolver(self, resolver: object) -> None:
+        pass
+
     def callWhenRunning(self, call: Callable[..., object], *arguments: Any) -> None:
         self._first = lambda: call(*arguments)
 
-    def run(self, installSignalHandlers: bool) -> None:  # noqa: N803 (Twisted's name)
+    def run(self, installSignalHandlers: bool) -> None:
         assert not installSignalHandlers
         self.running = True
         self._first()

@@ -31,7 +31,7 @@ class Endpoint:
         self.connecting: Deferred[Any] = Deferred()
         self.transport: Any = StringTransport(peerAddress=IPv4Address("TCP", "192.0.2.1", 11211))
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803 (Twisted's name)
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         self.factory = protocolFactory
         return self.connecting
 

@@ -109,8 +109,8 @@ class ScriptedResolver:
     def resolveHostName(
         self,
         receiver: IResolutionReceiver,
-        hostName: str,  # noqa: N803 (Twisted's names)
-        portNumber: int = 0,  # noqa: N803
+        hostName: str,
+        portNumber: int = 0,
         *args: Any,
         **kwargs: Any,
     ) -> IHostResolution:

@@ -90,7 +90,7 @@ class TlsServer:
         self.transport.abortConnection = self.transport.loseConnection  # type: ignore[method-assign]
         self.read = b""
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803 (Twisted's name)
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
         self.protocol: Any = cast(Any, protocolFactory.buildProtocol(self.transport.getPeer()))
         self.protocol.makeConnection(self.transport)
         return succeed(self.protocol)
