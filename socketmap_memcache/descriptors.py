@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import suppress
 
@@ -20,6 +21,17 @@ def raise_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
     return 2**31 - 1 if soft == resource.RLIM_INFINITY else soft
+
+
+def keep_standard() -> None:
+    """See to it that the descriptors 0 to 2 are taken, by ``/dev/null`` where they were closed.
+
+    Else the reactor's own could get one of these numbers, over which twistd puts ``/dev/null`` when it goes into the
+    background.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def left_for_clients(limit: int) -> int:

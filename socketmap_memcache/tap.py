@@ -11,6 +11,7 @@ from twisted.python import usage
 from socketmap_memcache.busy_poll import BUSY_POLL
 from socketmap_memcache.clock import use_steady_clock
 from socketmap_memcache.config.service import DEFAULT_PATH, worker_count
+from socketmap_memcache.descriptors import keep_standard
 from socketmap_memcache.errors import ConfigurationError
 from socketmap_memcache.name_resolver import use_own_resolver
 from socketmap_memcache.service import SocketmapMemcacheService
@@ -37,6 +38,7 @@ def makeService(options: Options) -> IService:
     :raises SystemExit: with all that is wrong with the configuration: the process ends and says just that. (Of a
         UsageError, twistd would show a traceback.)
     """
+    keep_standard()  # before there is a reactor
     from twisted.internet import reactor
 
     use_steady_clock(reactor)

@@ -37,6 +37,9 @@ IN_FLIGHT_LIMIT = 100
 #: Requests of one client that are begun before it is the turn of all others.
 SLICE = 100
 
+#: Seconds after which a slice ends, however few of them it has had: a regular expression may take long.
+SLICE_TIME = 0.01
+
 #: Lines in the log, in a minute, about what goes wrong with the clients of one listener; as many of each kind.
 LOG_LINES = 30
 
@@ -175,6 +178,8 @@ class StreamConnection(Protocol):
 
     def _handle_requests(self) -> None:
         allowed = self._allowed()
+        seconds = self.factory.reactor.seconds
+        end = seconds() + SLICE_TIME
         try:
             for number in range(SLICE):
                 if self._closing:
@@ -188,6 +193,8 @@ class StreamConnection(Protocol):
                 if payload is None:
                     return
                 self._begin(payload)
+                if seconds() >= end:
+                    break
             self._pause()
             self._next_slice = self.factory.reactor.callLater(0, self._go_on)
         except ProtocolError as error:

@@ -15,6 +15,9 @@ LINE_LIMIT = 4096
 #: Items of one reply, those of arrays within arrays included.
 ITEM_LIMIT = 100_000
 
+#: Bytes of all values of one reply: more than any that is asked for has, a hundred values of the largest size.
+REPLY_LIMIT = 2**27
+
 #: Arrays within arrays.
 DEPTH_LIMIT = 4
 
@@ -47,7 +50,8 @@ class ErrorReply:
         return self.text.partition(b" ")[0]
 
     def __str__(self) -> str:
-        return self.text[:200].decode(errors="backslashreplace")
+        shown = self.text[:200].decode(errors="backslashreplace")
+        return "".join(character if character.isprintable() else "?" for character in shown)
 
 
 @attrs.frozen
@@ -91,11 +95,11 @@ def glob_escape(text: bytes) -> bytes:
 class ReplyReader(ReceiveBuffer):
     """Takes bytes in any chunks and gives back replies.
 
-    It never searches the same bytes twice. It holds at most one reply, whose items, lines and values are bounded, and
-    the chunk received last.
+    It never searches the same bytes twice. It holds at most one reply, whose items and lines are bounded, as are its
+    values, each and all together, and the chunk received last.
     """
 
-    __slots__ = ("_arrays", "_items", "_size", "_too_long", "_value_limit")
+    __slots__ = ("_arrays", "_bytes", "_items", "_size", "_too_long", "_value_limit")
 
     def __init__(self, value_limit: int) -> None:
         """Start at the beginning of a stream.
@@ -108,6 +112,7 @@ class ReplyReader(ReceiveBuffer):
         self._too_long: TooLong | None = None
         self._arrays: list[tuple[list[Reply], int]] = []  # those not complete, and how many items each is to have
         self._items = 0  # of the reply until now
+        self._bytes = 0  # of its values
 
     @property
     def idle(self) -> bool:
@@ -130,7 +135,7 @@ class ReplyReader(ReceiveBuffer):
                 item = self._arrays.pop()[0]
             reply = self._add(item)
             if not isinstance(reply, Unfinished):
-                self._items = 0
+                self._items = self._bytes = 0
                 return reply
 
     def _begin(self, count: int) -> None:
@@ -141,6 +146,10 @@ class ReplyReader(ReceiveBuffer):
 
     def _add(self, item: Reply) -> Reply | Unfinished:
         """Put an item where it belongs, and give the reply if it was the last of it."""
+        if self._arrays and isinstance(item, bytes):
+            self._bytes += len(item)
+            if self._bytes > REPLY_LIMIT:
+                raise RedisProtocolError(f"a reply with values of more than {REPLY_LIMIT} bytes")
         while self._arrays:
             items, count = self._arrays[-1]
             items.append(item)

@@ -7,6 +7,7 @@ from functools import partial
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from socketmap_memcache.config.syntax import excerpt
 from socketmap_memcache.errors import (
     ConfigurationError,
     LookupTimeout,
@@ -81,7 +82,7 @@ class SocketmapTable(ReadOnlyTable):
         if status == b"NOTFOUND":
             return None
         if status != b"OK":
-            raise _ERRORS[status](f"{self.name}: the server answered {status.decode()} {text.decode(errors='replace')}")
+            raise _ERRORS[status](f"{self.name}: the server answered {status.decode()} {excerpt(text, 200)}")
         value = text.partition(b"\0")[0]
         if not valid(value):
             raise PermanentError(f"{self.name}: the value is not UTF-8")

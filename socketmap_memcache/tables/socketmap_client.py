@@ -148,6 +148,7 @@ class SocketmapClient:
         self._open_count = 0  # connections, and attempts to connect
         self._idle: list[SocketmapClientConnection] = []
         self._queue: deque[_Request] = deque()
+        self._dispatching = False
         self._closed = False
         self._factory = Factory.forProtocol(self._build_connection)
         self._factory.noisy = False
@@ -171,13 +172,19 @@ class SocketmapClient:
         return SocketmapClientConnection(self, self._reactor)
 
     def _dispatch(self) -> None:
-        # The look-ups on the connections have the earliest deadlines, so that one of the queue is seen to in time.
-        while self._queue and (self._idle or self._open_count < CONNECTION_LIMIT):
-            request = self._queue.popleft()
-            if self._idle:
-                self._idle.pop().send(request)
-            else:
-                self._open(request)
+        if self._dispatching:  # what fails at once would go deeper and deeper
+            return
+        self._dispatching = True
+        try:
+            # The look-ups on the connections have the earliest deadlines, so that one of the queue is seen to in time.
+            while self._queue and (self._idle or self._open_count < CONNECTION_LIMIT):
+                request = self._queue.popleft()
+                if self._idle:
+                    self._idle.pop().send(request)
+                else:
+                    self._open(request)
+        finally:
+            self._dispatching = False
 
     def _open(self, request: _Request) -> None:
         self._open_count += 1

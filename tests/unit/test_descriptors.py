@@ -1,10 +1,21 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 
 import pytest
 
-from socketmap_memcache.descriptors import left_for_clients, raise_limit
+from socketmap_memcache.descriptors import keep_standard, left_for_clients, raise_limit
+
+
+def test_keep_standard() -> None:
+    """Nothing gets the number of a standard stream that was closed."""
+    script = "import os\nfrom socketmap_memcache.descriptors import keep_standard\nkeep_standard()\n"
+    script += "raise SystemExit(os.open(os.devnull, os.O_RDONLY) < 3 or not os.get_inheritable(1))"
+    shell = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script]
+    assert subprocess.run(shell, check=False).returncode == 0
+    keep_standard()  # where they are open, nothing changes
 
 
 class System:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from typing import cast
+from unittest.mock import patch
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import capturedLogs
 
-from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, SLICE
+from socketmap_memcache.listeners.stream import IN_FLIGHT_LIMIT, SLICE, SLICE_TIME, Request
 from socketmap_memcache.prompt_writer import WRITES_TOGETHER
 from tests.unit.listeners.transports import Client
 
@@ -48,6 +49,22 @@ class TestPauses(StreamTests):
         assert not self.client.is_reading()
         self.clock.advance(0)
         assert self.client.received() == b"".join(payloads[SLICE:])
+        assert self.client.is_reading()
+
+    def test_slow_requests(self) -> None:
+        """After a request that took its time it is the others' turn, however many are left."""
+        answer = PlainConnection.request_received
+
+        def answer_slowly(connection: PlainConnection, payload: bytes, request: Request) -> None:
+            self.clock.rightNow += SLICE_TIME / 2
+            answer(connection, payload, request)
+
+        with patch.object(PlainConnection, "request_received", answer_slowly):
+            self.client.send(requests(*[b"!x"] * 5))
+            assert self.client.received() == b"!x" * 2
+            assert not self.client.is_reading()
+            self.clock.advance(0)
+        assert self.client.received() == b"!x" * 3
         assert self.client.is_reading()
 
     def test_replies_between_slices(self) -> None:

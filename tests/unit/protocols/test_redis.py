@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from socketmap_memcache.protocols import redis
 from socketmap_memcache.protocols.redis import (
     UNFINISHED,
     ErrorReply,
@@ -143,10 +144,20 @@ def test_too_long() -> None:
         assert read(chunks) == ([[TooLong(21), b"a"], 7], "", True)
 
 
+def test_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values of an array have a limit together; it begins anew with each reply."""
+    monkeypatch.setattr(redis, "REPLY_LIMIT", 4)
+    stream = b"*2\r\n$2\r\nab\r\n$2\r\ncd\r\n"
+    assert read([stream * 2]) == ([[b"ab", b"cd"]] * 2, "", True)
+    assert read([b"*3\r\n$2\r\nab\r\n*1\r\n$2\r\ncd\r\n$1\r\n"])[1] == ""
+    assert "values of more than 4 bytes" in read([b"*3\r\n$2\r\nab\r\n*1\r\n$2\r\ncd\r\n$1\r\ne\r\n"])[1]
+
+
 def test_error_reply() -> None:
     """An error has its code and can be shown."""
     assert ErrorReply(b"WRONGTYPE Op\xff").code == b"WRONGTYPE"
     assert str(ErrorReply(b"WRONGTYPE Op\xff")) == "WRONGTYPE Op\\xff"
+    assert str(ErrorReply("ERR \x1b[2K\u202e".encode())) == "ERR ?[2K?"
 
 
 def test_command() -> None:

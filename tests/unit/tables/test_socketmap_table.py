@@ -59,6 +59,14 @@ class Connection:
         return self.transport.disconnected
 
 
+class Refusing(list[Attempt]):
+    """Fails each attempt at once."""
+
+    def append(self, attempt: Attempt) -> None:
+        super().append(attempt)
+        attempt.done.errback(OSError("no descriptors"))
+
+
 class SocketmapTableTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
@@ -119,6 +127,26 @@ class SocketmapTableTests(SynchronousTestCase):
             assert type(failure.value) is error, reply
             assert "socketmap:s:m" in failure.getErrorMessage()
         assert not connection.is_aborted()
+
+    def test_text(self) -> None:
+        """What the server says of a failure is shown in one line, without what a terminal would obey."""
+        connection = self.connected()
+        done = self.table.lookup(b"k")
+        connection.send(encode(b"TEMP x\n2026 forged\x1b[2K" + b"y" * 1000))
+        text = self.failureResultOf(done).getErrorMessage()
+        assert "answered TEMP x?2026 forged?[2Ky" in text
+        assert len(text) < 300
+
+    def test_no_connection_at_once(self) -> None:
+        """However many look-ups wait for a connection, each fails when none can be made, at once."""
+        waiting = [self.table.lookup(b"k") for _ in range(CONNECTION_LIMIT + 1000)]
+        attempts, self.attempts = self.attempts, Refusing()
+        for attempt in attempts:
+            attempt.done.errback(OSError("no descriptors"))
+        for done in waiting:
+            self.failureResultOf(done, TemporaryError)
+        self.attempts = []
+        self.connected()
 
     def test_keys(self) -> None:
         """A key that is not UTF-8 is missing, one above the limit fails, an empty one is sent."""
