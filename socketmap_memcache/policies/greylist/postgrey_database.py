@@ -113,10 +113,10 @@ def opened(directory: Path) -> Iterator[PostgreyDatabase]:
         copy = Path(scratch)
         try:
             logs = _copy(directory, copy)
+            with _as_owner(directory, copy):
+                log_error = _replay(copy, library) if logs else ""
         except OSError as error:
             raise PostgreyDatabaseError(f"{error.filename or directory}: {error.strerror}") from error
-        with _as_owner(directory, copy):
-            log_error = _replay(copy, library) if logs else ""
         yield PostgreyDatabase(logs, log_error, copy, library)
 
 
