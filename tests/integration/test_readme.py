@@ -274,7 +274,7 @@ def test_partial_keys(place: Place) -> None:
 
 
 def test_systemd_units(place: Place) -> None:
-    """The units for systemd start what is installed, with a directory and on a socket as in the README, or on two."""
+    """The units for systemd start what is installed, with a directory, and where the README has Postfix ask."""
     service, socket = (configparser.ConfigParser(interpolation=None), configparser.ConfigParser(interpolation=None))
     service.read(ROOT / "examples/systemd/socketmap-memcache.service")
     socket.read(ROOT / "examples/systemd/socketmap-memcache.socket")
@@ -283,6 +283,10 @@ def test_systemd_units(place: Place) -> None:
     assert PARAMETERS["greylist_table"] in config("greylist-main.cf")
     twistd, arguments = service["Service"]["ExecStart"].split(" ", 1)
     assert twistd == "/opt/socketmap-memcache/bin/twistd"
+    (tcp,) = re.findall(r"socketmap_listen = (inet:\S+)", config("service-main.cf"))
+    assert tcp in arguments
+    free_tcp = f"inet:127.0.0.1:{free_port()}"
+    arguments = arguments.replace(tcp, free_tcp)
     policies = "policies = greylist\ngreylist_table = memory:\n"
     config_file = write_config(place.directory / "units.cf", f"tables = t=static:1\n{policies}")
     unit = (ROOT / "examples/systemd/socketmap-memcache.socket").read_text()
@@ -306,6 +310,7 @@ def test_systemd_units(place: Place) -> None:
     with Command(command, place.directory / "units.log", [f"unix:{path}"], place.directory) as server:
         wait_until(lambda: server.log.count("listening on systemd:") == 2, "it listens")
         assert ask(f"unix:{path}", "t") == b"OK 1"
+        assert ask(free_tcp, "t") == b"OK 1"
         with PolicyClient(f"unix:{policy_path}") as client:
             assert client.ask(MAIL).startswith(b"DEFER_IF_PERMIT Greylisted")
     assert path.exists()
