@@ -64,6 +64,8 @@ def read_file(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigurationError([Problem(f"cannot be read: {error.strerror}", path)]) from error
+    except ValueError as error:  # a NUL in its name
+        raise ConfigurationError([Problem(f"no file can have this name: {excerpt(path)!r}")]) from error
 
 
 def parse(text: bytes, path: str) -> ParsedFile:

@@ -245,7 +245,7 @@ class TestMemory:
         for _ in range(3):
             strain()
         assert max(held) - begin < 25 * MEGABYTE  # 100 times 60 kB, 10 times 600 kB, and what is not given back
-        assert site.memory() - after < 5 * MEGABYTE
+        assert site.memory() - after < 10 * MEGABYTE  # of 36 that came in
 
 
 class TestRandom:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, cast
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -139,6 +139,7 @@ class TestNames(MatchListTests):
         assert "is not UTF-8" in str(into.warnings[0])
 
     @settings(deadline=None)
+    @example("/\x00")
     @given(st.text())
     def test_any_text(self, spec: str) -> None:
         """Any text is a list or a ConfigurationError."""
